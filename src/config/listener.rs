@@ -1,0 +1,167 @@
+//! A listener as it is wanted: the address we accept on, its protocol, TLS, whom it trusts, and its limits.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::duration;
+use crate::names::Name;
+
+/// An address to accept connections on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// IP address and port, such as `"0.0.0.0:8080"` or `"[::1]:8080"`. `":8080"` is every IPv4 address. Port 0 takes a free one.
+    #[serde(deserialize_with = "deserialize_address")]
+    pub address: SocketAddr,
+    /// What is spoken on it: `"http"` (default; HTTP/1.1 and HTTP/2) or `"tcp"`.
+    #[serde(default)]
+    pub protocol: ListenerProtocol,
+    /// Terminates TLS when present. `{}` offers every certificate of the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` headers are believed. Default: none, so such headers from clients are dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Which headers tell the endpoint about the client.
+    #[serde(default)]
+    pub forwarded: Forwarded,
+    /// How long we wait for a client.
+    #[serde(default)]
+    pub timeouts: ListenerTimeouts,
+    /// How much one client, and all of them, may use.
+    #[serde(default)]
+    pub limits: ListenerLimits,
+}
+
+impl Listener {
+    /// A plain HTTP listener on `address`, all else at its default.
+    #[must_use]
+    pub fn http(address: SocketAddr) -> Self {
+        Self {
+            address,
+            protocol: ListenerProtocol::Http,
+            tls: None,
+            trusted_proxies: Vec::new(),
+            forwarded: Forwarded::default(),
+            timeouts: ListenerTimeouts::default(),
+            limits: ListenerLimits::default(),
+        }
+    }
+
+    /// A TCP listener on `address`, all else at its default.
+    #[must_use]
+    pub fn tcp(address: SocketAddr) -> Self {
+        Self { protocol: ListenerProtocol::Tcp, ..Self::http(address) }
+    }
+}
+
+/// What is spoken on a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerProtocol {
+    /// HTTP/1.1 and HTTP/2: by ALPN under TLS, by prior knowledge without.
+    #[default]
+    Http,
+    /// A stream of bytes, forwarded as it is.
+    Tcp,
+}
+
+/// TLS of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerTls {
+    /// The certificates to choose from by SNI; the first is the default one. Empty: every certificate of the table.
+    pub certificates: Vec<Name>,
+    /// The oldest version accepted: `"1.2"` (default) or `"1.3"`.
+    pub min_version: TlsVersion,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    #[default]
+    #[serde(rename = "1.2")]
+    V12,
+    /// TLS 1.3 (RFC 8446).
+    #[serde(rename = "1.3")]
+    V13,
+}
+
+/// Which headers tell the endpoint about the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`.
+    #[default]
+    XForwarded,
+    /// `Forwarded` of RFC 7239.
+    Rfc7239,
+    /// Both.
+    Both,
+    /// Neither: the endpoint learns nothing of the client.
+    Off,
+}
+
+/// How long a listener waits for its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerTimeouts {
+    /// For a whole request head, and for the TLS handshake. Default 10 s.
+    #[serde(with = "duration")]
+    pub client_header: Duration,
+    /// Between two requests of a connection, and between two pieces of a request body. Default 75 s.
+    #[serde(with = "duration")]
+    pub client_idle: Duration,
+}
+
+impl Default for ListenerTimeouts {
+    fn default() -> Self {
+        Self { client_header: Duration::from_secs(10), client_idle: Duration::from_secs(75) }
+    }
+}
+
+/// Bounds on what clients of a listener may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerLimits {
+    /// Connections at once, over all workers. Further ones are closed when accepted. Default 65,536.
+    pub connections: u32,
+    /// Bytes of a request head. Default 65,536.
+    pub header_bytes: u32,
+    /// Header fields of a request. Default 100.
+    pub headers: u16,
+    /// Bytes of a request target. Default 16,384.
+    pub uri_bytes: u16,
+    /// Streams at once on one HTTP/2 connection. Default 200.
+    pub h2_streams: u32,
+    /// Anomalies (streams reset before they ended, empty frames, settings and pings beyond need) that one HTTP/2 connection may
+    /// show before it is closed. Default 1,000.
+    pub h2_anomalies: u32,
+}
+
+impl Default for ListenerLimits {
+    fn default() -> Self {
+        Self { connections: 65_536, header_bytes: 65_536, headers: 100, uri_bytes: 16_384, h2_streams: 200, h2_anomalies: 1_000 }
+    }
+}
+
+/// Reads an address to listen on: `IP:PORT`, `[IPV6]:PORT` or `:PORT`.
+///
+/// # Errors
+/// A sentence that says what an address looks like.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let address = match text.strip_prefix(':') {
+        Some(port) => port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+        None => text.parse().ok(),
+    };
+    address.ok_or_else(|| format!("`{text}` is not an address to listen on, such as \"0.0.0.0:8080\", \"[::1]:8080\" or \":8080\""))
+}
+
+fn deserialize_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_address(&text).map_err(serde::de::Error::custom)
+}

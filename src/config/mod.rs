@@ -1,0 +1,49 @@
+//! What is wanted: plain, parsed data. One set of types for files, key-value stores and programs.
+//!
+//! | file | concept |
+//! |---|---|
+//! | [`listener`], [`route`], [`upstream`], [`certificate`] | the objects, each with its fields and defaults |
+//! | [`snapshot`] | what a provider publishes: objects with their origin, or the problem that stands in an object's place |
+//! | [`problem`] | what is wrong with an object, where, and how to mend it |
+//! | [`decode`] | TOML and JSON text → objects and problems |
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::middleware::Middleware;
+use crate::names::Name;
+
+pub mod certificate;
+pub mod decode;
+mod duration;
+pub mod listener;
+pub mod problem;
+pub mod route;
+pub mod snapshot;
+pub mod upstream;
+
+pub use certificate::{Certificate, Pem};
+pub use listener::Listener;
+pub use problem::Problem;
+pub use route::{MiddlewareRef, Route, TcpRoute};
+pub use snapshot::{Entry, Origin, Snapshot};
+pub use upstream::{Endpoint, Upstream};
+
+/// A whole routing configuration, as a program writes it. Providers publish [`Snapshot`]s, which one converts into.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoutingConfig {
+    /// The addresses we accept on.
+    pub listeners: BTreeMap<Name, Listener>,
+    /// Which HTTP requests go where.
+    pub routes: BTreeMap<Name, Route>,
+    /// Which TCP connections go where.
+    pub tcp_routes: BTreeMap<Name, TcpRoute>,
+    /// The groups of endpoints.
+    pub upstreams: BTreeMap<Name, Upstream>,
+    /// Middlewares that several routes share.
+    pub middlewares: BTreeMap<Name, Middleware>,
+    /// Certificates, chosen by SNI.
+    pub certificates: BTreeMap<Name, Certificate>,
+}

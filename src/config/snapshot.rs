@@ -1,0 +1,158 @@
+//! What a provider publishes: all objects it knows, each with its origin, complete every time.
+//!
+//! Entries are shared: a provider that changes one object hands out the same `Arc`s for all others, so that comparing two
+//! snapshots costs a pointer comparison per object, not a deep one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::{Certificate, Endpoint, Listener, Problem, Route, RoutingConfig, TcpRoute, Upstream};
+use crate::middleware::Middleware;
+use crate::names::Name;
+
+/// Everything that one provider knows at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The addresses we accept on.
+    pub listeners: Section<Listener>,
+    /// Which HTTP requests go where.
+    pub routes: Section<Route>,
+    /// Which TCP connections go where.
+    pub tcp_routes: Section<TcpRoute>,
+    /// The groups of endpoints.
+    pub upstreams: BTreeMap<Name, Arc<UpstreamEntry>>,
+    /// Middlewares that several routes share.
+    pub middlewares: Section<Middleware>,
+    /// Certificates, chosen by SNI.
+    pub certificates: Section<Certificate>,
+    /// What is wrong beside the objects: keys and tables that belong to none.
+    pub problems: Vec<Problem>,
+    /// The source's own revision, if it has one: etcd's store revision.
+    pub revision: Option<u64>,
+    /// When the change that led to this snapshot was seen.
+    pub seen_at: Instant,
+}
+
+/// The objects of one kind.
+pub type Section<T> = BTreeMap<Name, Arc<Entry<T>>>;
+
+/// One object and where it was read, or the problem that stands in its place.
+///
+/// An entry that holds a problem is not absent: the last good version of its object stays in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry<T> {
+    /// Where it was read.
+    pub origin: Origin,
+    /// The object, or why it could not be read.
+    pub value: Result<T, Problem>,
+}
+
+/// An upstream: its own settings, and endpoints under keys of their own.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct UpstreamEntry {
+    /// The upstream's own object. None: only endpoints were registered, and all settings are at their defaults.
+    pub settings: Option<Entry<Upstream>>,
+    /// Endpoints registered one by one, in addition to those that the settings list.
+    pub endpoints: BTreeMap<Name, Entry<Endpoint>>,
+}
+
+/// Where an object was read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Origin {
+    /// The provider, by its configured name: `file`, `etcd`, `program`.
+    pub provider: Name,
+    /// The place within it.
+    #[serde(flatten)]
+    pub place: Place,
+}
+
+/// A place within a provider.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(untagged)]
+pub enum Place {
+    /// In a file. Lines and columns (in characters) count from 1.
+    File {
+        /// The file.
+        file: Arc<PathBuf>,
+        /// The line.
+        line: u32,
+        /// The column.
+        column: u32,
+    },
+    /// Under a key of a store.
+    Key {
+        /// The key, in full.
+        key: Arc<str>,
+        /// The store's revision of its last change.
+        revision: u64,
+    },
+    /// In the program that embeds us, or on the command line.
+    Program {},
+}
+
+impl Origin {
+    /// From the program itself.
+    #[must_use]
+    pub fn program(provider: Name) -> Self {
+        Self { provider, place: Place::Program {} }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::File { file, line, column } => write!(f, "{}:{line}:{column}", file.display()),
+            Place::Key { key, revision } => write!(f, "{}: key {key}, revision {revision}", self.provider),
+            Place::Program {} => write!(f, "{}", self.provider),
+        }
+    }
+}
+
+impl Snapshot {
+    /// A snapshot that holds nothing: the source is there, and empty.
+    #[must_use]
+    pub fn empty(seen_at: Instant) -> Self {
+        Self {
+            listeners: Section::new(),
+            routes: Section::new(),
+            tcp_routes: Section::new(),
+            upstreams: BTreeMap::new(),
+            middlewares: Section::new(),
+            certificates: Section::new(),
+            problems: Vec::new(),
+            revision: None,
+            seen_at,
+        }
+    }
+
+    /// A snapshot of a configuration that a program wrote.
+    #[must_use]
+    pub fn of_program(config: RoutingConfig, provider: &Name, seen_at: Instant) -> Self {
+        let origin = Origin::program(provider.clone());
+        let upstreams = config.upstreams.into_iter().map(|(name, upstream)| {
+            let settings = Some(Entry { origin: origin.clone(), value: Ok(upstream) });
+            (name, Arc::new(UpstreamEntry { settings, endpoints: BTreeMap::new() }))
+        });
+        Self {
+            listeners: section(config.listeners, &origin),
+            routes: section(config.routes, &origin),
+            tcp_routes: section(config.tcp_routes, &origin),
+            upstreams: upstreams.collect(),
+            middlewares: section(config.middlewares, &origin),
+            certificates: section(config.certificates, &origin),
+            problems: Vec::new(),
+            revision: None,
+            seen_at,
+        }
+    }
+}
+
+fn section<T>(objects: BTreeMap<Name, T>, origin: &Origin) -> Section<T> {
+    let entry = |(name, value)| (name, Arc::new(Entry { origin: origin.clone(), value: Ok(value) }));
+    objects.into_iter().map(entry).collect()
+}

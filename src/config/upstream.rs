@@ -1,0 +1,399 @@
+//! An upstream as it is wanted: endpoints, how one is chosen, how it is reached, and how we know that it is well.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::duration;
+use crate::balance::Policy;
+
+/// A named group of interchangeable endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    /// How an endpoint is chosen: `"round_robin"` (default), `"random"`, `"least_request"`, or `{ hash = … }`.
+    pub balance: Policy,
+    /// Keeps a client on its endpoint by a cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+    /// Probes the endpoints, and leaves out those that fail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// Its endpoints. A provider may add more of them under keys of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+    /// What is spoken to the endpoints: `"http1"` (default), `"h2c"`, or `"h2"` (over TLS).
+    pub protocol: UpstreamProtocol,
+    /// Speaks TLS to the endpoints when present. `{}` verifies against the system's roots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<UpstreamTls>,
+    /// The `Host` that endpoints see: `"pass"` (default), `"endpoint"`, or `{ rewrite = "name" }`.
+    pub host: HostHeader,
+    /// How long we wait for an endpoint.
+    pub timeouts: UpstreamTimeouts,
+    /// Connections kept open for the next request.
+    pub keepalive: Keepalive,
+    /// How many more endpoints are tried after one could not be reached. Default 2.
+    pub retries: u8,
+    /// How long requests in flight may go on after their endpoint was removed. Default 30 s.
+    #[serde(with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            balance: Policy::default(),
+            sticky: None,
+            health: None,
+            endpoints: Vec::new(),
+            protocol: UpstreamProtocol::default(),
+            tls: None,
+            host: HostHeader::default(),
+            timeouts: UpstreamTimeouts::default(),
+            keepalive: Keepalive::default(),
+            retries: 2,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Upstream {
+    /// An upstream of `addresses`, each of weight 1, all else at its default.
+    #[must_use]
+    pub fn of(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self { endpoints: addresses.into_iter().map(Endpoint::new).collect(), ..Self::default() }
+    }
+}
+
+/// One address of an upstream. In configuration a table, or just the address as a string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct Endpoint {
+    /// Where it listens: IP address and port.
+    pub address: SocketAddr,
+    /// Its share relative to the others. 0 drains it: no new clients, while sticky sessions stay. Default 1, at most 1,000.
+    pub weight: u16,
+}
+
+impl Endpoint {
+    /// The greatest weight: it bounds the schedule of round robin and the ring of consistent hashing.
+    pub const WEIGHT_MAX: u16 = 1_000;
+
+    /// An endpoint of weight 1.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, weight: 1 }
+    }
+
+    /// Reads an address that can be connected to.
+    ///
+    /// # Errors
+    /// A sentence that names the text and what is wrong with it.
+    pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+        let address: SocketAddr =
+            text.parse().map_err(|_| format!("`{text}` is not an IP address and port, such as \"10.0.0.1:8080\" or \"[fd00::1]:8080\""))?;
+        if address.port() == 0 || address.ip().is_unspecified() {
+            return Err(format!("`{text}` cannot be connected to: an endpoint needs a definite address and port"));
+        }
+        Ok(address)
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            address: String,
+            #[serde(default = "one")]
+            weight: u16,
+        }
+        fn one() -> u16 {
+            1
+        }
+
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Endpoint;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an address such as \"10.0.0.1:8080\", or a table { address = \"10.0.0.1:8080\", weight = 1 }")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Endpoint, E> {
+                Endpoint::parse_address(text).map(Endpoint::new).map_err(E::custom)
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
+                let table = Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                if table.weight > Endpoint::WEIGHT_MAX {
+                    let message = format!("weight {} is greater than {}", table.weight, Endpoint::WEIGHT_MAX);
+                    return Err(serde::de::Error::custom(message));
+                }
+                let address = Endpoint::parse_address(&table.address).map_err(serde::de::Error::custom)?;
+                Ok(Endpoint { address, weight: table.weight })
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// What is spoken to the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1, also over TLS.
+    #[default]
+    Http1,
+    /// HTTP/2 over TLS, agreed by ALPN.
+    H2,
+    /// HTTP/2 in the clear, by prior knowledge (RFC 9113 section 3.3).
+    H2c,
+}
+
+/// TLS towards the endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTls {
+    /// The name sent by SNI and looked for in the endpoint's certificate. Default: the endpoint's IP address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// Trusted roots, as a path or PEM text. Default: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<super::Pem>,
+    /// Accepts any certificate. For tests; a problem is reported as long as it is set. Default false.
+    pub insecure_skip_verify: bool,
+}
+
+/// The `Host` header that endpoints see.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostHeader {
+    /// The client's own.
+    #[default]
+    Pass,
+    /// The endpoint's address and port.
+    Endpoint,
+    /// This text.
+    Rewrite(String),
+}
+
+/// How long we wait for an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTimeouts {
+    /// For a connection, TLS included. Default 2 s.
+    #[serde(with = "duration")]
+    pub connect: Duration,
+    /// From the end of the request to the head of the response. Default 60 s.
+    #[serde(with = "duration")]
+    pub response_header: Duration,
+    /// Between two pieces of a response body. Default 5 min.
+    #[serde(with = "duration")]
+    pub idle: Duration,
+}
+
+impl Default for UpstreamTimeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(2), response_header: Duration::from_secs(60), idle: Duration::from_secs(300) }
+    }
+}
+
+/// Connections kept open for the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keepalive {
+    /// Idle connections kept per endpoint and worker. 0 closes each after its request. Default 256.
+    pub idle_max: u16,
+    /// Closes a connection that was idle for this long. Default 60 s.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { idle_max: 256, idle_timeout: Duration::from_secs(60) }
+    }
+}
+
+/// Keeps a client on its endpoint by a cookie. Its value is opaque and authenticated; it never holds an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sticky {
+    /// Name of the cookie (RFC 6265).
+    pub cookie: String,
+    /// `Max-Age` of the cookie. Default: none, the cookie ends with the browser's session.
+    #[serde(default, with = "duration::optional", skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Duration>,
+    /// `Path` of the cookie. Default `/`.
+    #[serde(default = "root_path")]
+    pub path: String,
+    /// `SameSite` of the cookie. Default `lax`.
+    #[serde(default)]
+    pub same_site: SameSite,
+}
+
+fn root_path() -> String {
+    "/".into()
+}
+
+/// The `SameSite` attribute of a cookie (RFC 6265bis section 5.6.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SameSite {
+    /// Sent with top-level navigation from other sites.
+    #[default]
+    Lax,
+    /// Never sent from other sites.
+    Strict,
+    /// Always sent; browsers then ask for `Secure`, which is added.
+    None,
+}
+
+/// How endpoints are probed. In configuration `{ http = "/healthz" }` or `{ tcp = true }`, with the same timing for both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "HealthTable", into = "HealthTable")]
+pub struct Health {
+    /// What is asked.
+    pub probe: Probe,
+    /// Time between two probes, give or take a tenth. Default 2 s.
+    pub interval: Duration,
+    /// How long one probe may take. Default 1 s.
+    pub timeout: Duration,
+    /// Successes in a row that bring a failed endpoint back. Default 2.
+    pub rise: u16,
+    /// Failures in a row that take an endpoint out. Default 3.
+    pub fall: u16,
+}
+
+/// What a health check asks of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// That a connection is accepted.
+    Tcp,
+    /// That a `GET` is answered with an expected status.
+    Http {
+        /// Path and query of the request.
+        path: String,
+        /// The `Host` sent. None: the endpoint's address.
+        host: Option<String>,
+        /// Lowest and highest status that counts as success.
+        status: (u16, u16),
+    },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HealthTable {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    http: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    tcp: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    status: Option<String>,
+    #[serde(default = "interval_default", with = "duration")]
+    interval: Duration,
+    #[serde(default = "timeout_default", with = "duration")]
+    timeout: Duration,
+    #[serde(default = "rise_default")]
+    rise: u16,
+    #[serde(default = "fall_default")]
+    fall: u16,
+}
+
+fn interval_default() -> Duration {
+    Duration::from_secs(2)
+}
+
+fn timeout_default() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn rise_default() -> u16 {
+    2
+}
+
+fn fall_default() -> u16 {
+    3
+}
+
+impl TryFrom<HealthTable> for Health {
+    type Error = String;
+
+    fn try_from(table: HealthTable) -> Result<Self, String> {
+        let probe = match (table.http, table.tcp) {
+            (Some(path), false) if path.starts_with('/') => {
+                Probe::Http { path, host: table.host, status: parse_status(table.status.as_deref().unwrap_or("200-399"))? }
+            }
+            (Some(path), false) => return Err(format!("`http = {path:?}` must be a path that starts with `/`")),
+            (None, true) if table.host.is_some() || table.status.is_some() => {
+                return Err("`host` and `status` apply to `http` checks only".into());
+            }
+            (None, true) => Probe::Tcp,
+            _ => return Err("a health check needs one of `http = \"/path\"` and `tcp = true`".into()),
+        };
+        if table.interval < Duration::from_millis(10) || table.timeout.is_zero() || table.rise == 0 || table.fall == 0 {
+            return Err("`interval` must be 10ms or more, and `timeout`, `rise` and `fall` more than zero".into());
+        }
+        Ok(Self { probe, interval: table.interval, timeout: table.timeout, rise: table.rise, fall: table.fall })
+    }
+}
+
+impl From<Health> for HealthTable {
+    fn from(health: Health) -> Self {
+        let (http, host, status) = match health.probe {
+            Probe::Tcp => (None, None, None),
+            Probe::Http { path, host, status: (low, high) } => (Some(path), host, Some(format!("{low}-{high}"))),
+        };
+        Self {
+            tcp: http.is_none(),
+            http,
+            host,
+            status,
+            interval: health.interval,
+            timeout: health.timeout,
+            rise: health.rise,
+            fall: health.fall,
+        }
+    }
+}
+
+/// Reads `"200"` or `"200-399"`.
+fn parse_status(text: &str) -> Result<(u16, u16), String> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    match (low.trim().parse(), high.trim().parse()) {
+        (Ok(low), Ok(high)) if (100..=high).contains(&low) && high <= 599 => Ok((low, high)),
+        _ => Err(format!("`status = {text:?}` is not a status such as \"200\" or a range such as \"200-399\"")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoint_is_an_address_or_a_table() {
+        let check = |json: &str| serde_json::from_str::<Endpoint>(json).map_err(|error| error.to_string());
+        let address = "10.0.0.1:80".parse().unwrap();
+        assert_eq!(check(r#""10.0.0.1:80""#), Ok(Endpoint { address, weight: 1 }));
+        assert_eq!(check(r#"{"address":"10.0.0.1:80","weight":0}"#), Ok(Endpoint { address, weight: 0 }));
+        assert!(check(r#""10.0.0.1""#).unwrap_err().contains("not an IP address and port"));
+        assert!(check(r#""0.0.0.0:80""#).unwrap_err().contains("cannot be connected to"));
+        assert!(check(r#"{"address":"10.0.0.1:80","weight":1001}"#).unwrap_err().contains("greater than 1000"));
+        assert!(check(r#"{"address":"10.0.0.1:80","wieght":1}"#).unwrap_err().contains("unknown field"));
+    }
+
+    #[test]
+    fn health_is_http_or_tcp() {
+        let check = |json: &str| serde_json::from_str::<Health>(json).map_err(|error| error.to_string());
+        assert_eq!(check(r#"{"tcp":true}"#).unwrap().probe, Probe::Tcp);
+        let probe = check(r#"{"http":"/up","status":"204"}"#).unwrap().probe;
+        assert_eq!(probe, Probe::Http { path: "/up".into(), host: None, status: (204, 204) });
+        assert!(check(r#"{"http":"up"}"#).is_err());
+        assert!(check(r#"{"tcp":true,"status":"200"}"#).is_err());
+        assert!(check(r#"{}"#).is_err());
+    }
+}

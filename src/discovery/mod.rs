@@ -1,0 +1,46 @@
+//! Where configuration comes from: one provider per file, all under one supervisor.
+//!
+//! A [`Provider`] turns a source into complete [`Snapshot`]s and knows nothing of tables. It has no retry loop either: when its source
+//! fails it returns the error, and the supervisor calls it again after a while. What it published last stays in force meanwhile.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::config::Snapshot;
+use crate::names::Name;
+
+/// A source of routing configuration.
+pub trait Provider: Send + 'static {
+    /// The provider's name, which the [`Origin`](crate::config::Origin)s of its objects carry.
+    fn name(&self) -> &Name;
+
+    /// Reads the source, publishes it, and publishes again after every change, until the source fails or will never change again.
+    ///
+    /// Called again after an error; what was learned so far may be kept in `self`. Dropping the future must be harmless at every
+    /// await: that is how a provider is stopped.
+    ///
+    /// # Errors
+    /// [`ProviderError`] when the source cannot be reached, refuses us, or breaks its protocol. An object that cannot be read is no
+    /// error: it is a problem inside the snapshot.
+    fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>>;
+}
+
+/// Where a provider puts what it learns.
+pub trait Publisher: Send + Sync {
+    /// Publishes all that the source holds. Of several snapshots in quick succession the last one counts.
+    fn publish(&self, snapshot: Snapshot);
+
+    /// Notes that the source was heard from, and that nothing changed.
+    fn contact(&self);
+}
+
+/// Why a provider stopped watching.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}: {cause}")]
+pub struct ProviderError {
+    /// What we were doing, and to what: `etcd http://127.0.0.1:2379: watch /nuncio/ from revision 8`.
+    pub doing: String,
+    /// Why it failed.
+    #[source]
+    pub cause: Box<dyn std::error::Error + Send + Sync>,
+}

@@ -1,0 +1,1 @@
+//! What is true now: the routing table and what it is made of. No I/O, no clock, no runtime.
