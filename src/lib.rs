@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod config;
 pub mod discovery;
+mod duration;
 pub mod middleware;
 pub mod names;
 pub mod routing;

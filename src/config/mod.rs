@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::duration;
 use crate::middleware::Middleware;
 use crate::names::Name;
 
 pub mod certificate;
 pub mod decode;
-mod duration;
 pub mod listener;
 pub mod problem;
 pub mod route;
