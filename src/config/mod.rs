@@ -16,6 +16,7 @@ use crate::middleware::Middleware;
 use crate::names::Name;
 
 pub mod certificate;
+mod cookie;
 pub mod decode;
 pub mod listener;
 pub mod problem;
