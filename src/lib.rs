@@ -6,5 +6,6 @@ pub mod discovery;
 mod duration;
 pub mod middleware;
 pub mod names;
+pub mod proxy;
 pub mod routing;
 pub mod rule;
