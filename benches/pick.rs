@@ -32,8 +32,8 @@ fn pick(criterion: &mut Criterion) {
         for count in [10, 1_000, 10_000] {
             let endpoint = |number: u32| (SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0001 + number), 80)), 1 + number as u16 % 3);
             let balancer = Balancer::new(&policy, &(0..count).map(endpoint).collect::<Vec<_>>());
-            for (state, down) in [("healthy", 0), ("half down", 2)] {
-                let is_up = |number: u32| down == 0 || number % down != 0;
+            for (state, is_half_down) in [("healthy", false), ("half down", true)] {
+                let is_up = |number: u32| !(is_half_down && number.is_multiple_of(2));
                 let fleet = Fleet((0..count).map(|number| (is_up(number), number % 7)).collect());
                 let mut number = 0_u64;
                 group.bench_function(format!("{count} {state}"), |bencher| {

@@ -1,23 +1,20 @@
 //! Consistent hash: the same key goes to the same endpoint while that is eligible, and when one goes only its own keys move.
 //!
-//! The ring is nginx's and memcached's ketama, by `pingora-ketama`: 160 points for each unit of weight, at places that depend on the
-//! endpoint's address alone. So it is the same in every instance, whatever order endpoints are listed in.
+//! An endpoint's points on the ring depend on its address and weight alone. So the ring is the same in every instance, whatever order
+//! endpoints are listed in.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 
-use pingora_ketama::{Bucket, Continuum};
-
 use super::alias::Alias;
 use super::dice::{Dice, mix};
+use super::ring::Ring;
 use super::{Candidates, Draw};
 
 /// Consistent hash on a ring.
 pub struct Hash {
-    ring: Continuum,
-    /// The index of the endpoint that owns each point of the ring.
-    owners: Box<[u32]>,
+    ring: Ring,
     /// For requests that have no key, and when most of the ring is down.
     alias: Alias,
 }
@@ -26,29 +23,17 @@ impl Hash {
     /// Points looked at before all endpoints are searched. With a tenth of them eligible one key in 10^11 gets that far.
     const POINTS_MAX: usize = 256;
 
-    /// The greatest sum of weights on a ring, unless there are more endpoints: it bounds the ring to 655,360 points, 8 MB.
-    const WEIGHTS_MAX: u64 = 4_096;
-
-    /// The most endpoints on a ring: `pingora-ketama` numbers them with 16 bits. Those beyond, by address, serve only when the others
-    /// cannot.
-    const RING_ENDPOINTS_MAX: usize = 65_536;
-
     pub(super) fn new(endpoints: &[(SocketAddr, u16)]) -> Self {
         let alias = Alias::new(endpoints);
-        let mut indices: HashMap<SocketAddr, u32> = HashMap::new();
-        let mut distinct = Vec::with_capacity(alias.members().len());
+        // Sorted by address. One that is listed twice has its points once: those of its first entry.
+        let mut owners: BTreeMap<SocketAddr, (u16, usize)> = BTreeMap::new();
         for index in alias.members().iter() {
-            let Some((address, weight)) = endpoints.get(index) else { continue };
-            // An address that is listed twice has its points once: those of its first entry.
-            indices.entry(*address).or_insert_with(|| {
-                distinct.push((*address, u64::from(*weight)));
-                index as u32
-            });
+            if let Some((address, weight)) = endpoints.get(index) {
+                owners.entry(*address).or_insert((*weight, index));
+            }
         }
-        distinct.sort_unstable();
-        distinct.truncate(Self::RING_ENDPOINTS_MAX);
-        let ring = Continuum::new(&buckets(&distinct));
-        Self { owners: owners(&ring, &indices), ring, alias }
+        let owners: Vec<_> = owners.into_iter().map(|(address, (weight, index))| (address, weight, index as u32)).collect();
+        Self { ring: Ring::new(&owners), alias }
     }
 
     pub(super) fn pick(&self, candidates: &impl Candidates, draw: Draw) -> Option<usize> {
@@ -60,45 +45,17 @@ impl Hash {
 
     /// Goes along the ring from the key's place to the first point whose owner is eligible.
     fn walk(&self, key: u64, candidates: &impl Candidates) -> Option<usize> {
-        let start = self.ring.node_idx(&key.to_le_bytes()).min(self.owners.len());
-        let (before, after) = self.owners.split_at(start);
-        let points = after.iter().chain(before).take(Self::POINTS_MAX);
-        let owner = points.map(|owner| *owner as usize).find(|owner| candidates.is_eligible(*owner));
+        let place = (mix(key) >> 32) as u32;
+        let owner = self.ring.owners_from(place).take(Self::POINTS_MAX).find(|owner| candidates.is_eligible(*owner));
         // The dice are the key's, not the request's: also here the same key goes to the same endpoint.
         owner.or_else(|| self.alias.draw_eligible(candidates, &mut Dice::new(key)))
     }
 }
 
-/// Heavy weights are halved together until their sum is within the bound. Halving is coarse on purpose: a scale that followed the sum
-/// would move keys between endpoints that stay, each time another one comes or goes.
-fn buckets(endpoints: &[(SocketAddr, u64)]) -> Vec<Bucket> {
-    let scaled = |weight: u64, halvings: u32| (weight >> halvings).max(1);
-    let is_within = |halvings: &u32| {
-        let sum: u64 = endpoints.iter().map(|(_, weight)| scaled(*weight, *halvings)).sum();
-        sum <= Hash::WEIGHTS_MAX
-    };
-    // After 16 halvings every weight is 1.
-    let halvings = (0..u16::BITS).find(is_within).unwrap_or(u16::BITS);
-    endpoints.iter().map(|(address, weight)| Bucket::new(*address, scaled(*weight, halvings) as u32)).collect()
-}
-
-/// Goes around the ring once.
-fn owners(ring: &Continuum, indices: &HashMap<SocketAddr, u32>) -> Box<[u32]> {
-    let mut owners = Vec::new();
-    let mut point = 0;
-    while let Some(index) = ring.get_addr(&mut point).and_then(|address| indices.get(address)) {
-        owners.push(*index);
-        if point == 0 {
-            break;
-        }
-    }
-    owners.into()
-}
-
-/// The ring has no debug output of its own, and millions of points.
+/// A ring has very many points.
 impl fmt::Debug for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hash").field("points", &self.owners.len()).finish_non_exhaustive()
+        f.debug_struct("Hash").field("points", &self.ring.len()).finish_non_exhaustive()
     }
 }
 
@@ -139,13 +96,6 @@ mod tests {
         for key in (0..1000_u64).map(|key| hash_bytes(&key.to_le_bytes())) {
             assert_eq!(listed[pick(&one, &Fleet::all(3), key)], twice[pick(&other, &Fleet::all(4), key)]);
         }
-    }
-
-    #[test]
-    fn heavy_weights_are_bounded() {
-        let policy = Hash::new(&endpoints(&[1000; 100]));
-        assert!(policy.owners.len() <= Hash::WEIGHTS_MAX as usize * 160);
-        assert_eq!(buckets(&[(endpoints(&[1])[0].0, 65_535)]), [Bucket::new(endpoints(&[1])[0].0, 4_095)]);
     }
 
     /// The same key goes to the same endpoint also when nearly all of the ring is down.

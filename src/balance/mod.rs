@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`round_robin`], [`random`], [`least_request`], [`hash`] | the policies |
 //! | `schedule` | the order in which smooth weighted round robin serves weights |
+//! | `ring` | the points of endpoints that consistent hashing walks |
 //! | `alias` | a weighted draw in constant time |
 //! | `members` | the indices that may be picked at all, and the search for any eligible one when draws fail |
 //! | `dice` | many random numbers out of the one that a caller gives |
@@ -22,6 +23,7 @@ pub mod hash;
 pub mod least_request;
 mod members;
 pub mod random;
+mod ring;
 pub mod round_robin;
 mod schedule;
 
