@@ -141,32 +141,57 @@ impl PeerHeaders {
         if !self.is_trusted || self.mode == Forwarded::Off {
             drop_all(headers);
         }
-        match self.mode {
-            Forwarded::Off => {}
-            Forwarded::XForwarded => {
-                headers.remove(FORWARDED);
-                self.set_x_forwarded(headers, client, host);
-            }
-            Forwarded::Rfc7239 => {
-                for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT] {
-                    headers.remove(name);
-                }
-                self.set_forwarded(headers, client, host);
-            }
-            Forwarded::Both => {
-                self.set_x_forwarded(headers, client, host);
-                self.set_forwarded(headers, client, host);
-            }
+        let (is_x, is_rfc) = match self.mode {
+            Forwarded::Off => return,
+            Forwarded::XForwarded => (true, false),
+            Forwarded::Rfc7239 => (false, true),
+            Forwarded::Both => (true, true),
+        };
+        if self.is_trusted {
+            self.continue_fields(headers, client, host, (is_x, is_rfc));
+            return;
+        }
+        if is_x {
+            self.start_x_forwarded(headers, host);
+        }
+        if is_rfc {
+            headers.insert(FORWARDED, self.forwarded(headers, client, host));
         }
     }
 
-    fn set_x_forwarded(&self, headers: &mut HeaderMap, client: Client, host: Option<&HeaderValue>) {
+    /// There are no such fields, and the peer is the client.
+    fn start_x_forwarded(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+        headers.reserve(4);
+        headers.insert(X_FORWARDED_FOR, self.ip.clone());
+        headers.insert(X_FORWARDED_PROTO, proto(self.peer));
+        headers.insert(X_FORWARDED_PORT, self.port.clone());
+        if let Some(host) = host {
+            headers.insert(X_FORWARDED_HOST, host.clone());
+        }
+    }
+
+    /// What is there is a trusted proxy's.
+    fn continue_fields(&self, headers: &mut HeaderMap, client: Client, host: Option<&HeaderValue>, (is_x, is_rfc): (bool, bool)) {
+        let forwarded = is_rfc.then(|| self.forwarded(headers, client, host));
+        if is_x {
+            self.continue_x_forwarded(headers, client, host);
+        } else {
+            for name in [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT] {
+                headers.remove(name);
+            }
+        }
+        match forwarded {
+            Some(forwarded) => headers.insert(FORWARDED, forwarded),
+            None => headers.remove(FORWARDED),
+        };
+    }
+
+    fn continue_x_forwarded(&self, headers: &mut HeaderMap, client: Client, host: Option<&HeaderValue>) {
         let hops = self.append(headers, &X_FORWARDED_FOR, client, self.ip.as_bytes(), |text| write!(text, "{}", client.ip));
         headers.insert(X_FORWARDED_FOR, hops.unwrap_or_else(|| self.ip.clone()));
-        // Fields that are there now are a trusted proxy's.
         let is_told = headers.contains_key(X_FORWARDED_PROTO);
         if !is_told {
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if client.is_https { "https" } else { "http" }));
+            headers.insert(X_FORWARDED_PROTO, proto(client));
         }
         if let Some(host) = host
             && !headers.contains_key(X_FORWARDED_HOST)
@@ -179,7 +204,8 @@ impl PeerHeaders {
         }
     }
 
-    fn set_forwarded(&self, headers: &mut HeaderMap, client: Client, host: Option<&HeaderValue>) {
+    /// The value of `Forwarded`.
+    fn forwarded(&self, headers: &HeaderMap, client: Client, host: Option<&HeaderValue>) -> HeaderValue {
         let mut element = Vec::with_capacity(self.element.len() + host.map_or(0, |host| host.len() + ";host=\"\"".len()));
         element.extend_from_slice(self.element.as_bytes());
         if let Some(host) = host {
@@ -188,7 +214,7 @@ impl PeerHeaders {
         }
         let value = self.append(headers, &FORWARDED, client, &element, |text| write_element(text, client));
         let value = value.or_else(|| HeaderValue::from_maybe_shared(Bytes::from(element)).ok());
-        headers.insert(FORWARDED, value.unwrap_or_else(|| self.element.clone()));
+        value.unwrap_or_else(|| self.element.clone())
     }
 
     /// The list of hops in field `name` with ours at its end. None if ours is the only one.
@@ -213,6 +239,10 @@ impl PeerHeaders {
         let client = Text::of(write_client);
         join([client.as_bytes()].into_iter(), client.as_bytes().len() + 2, hop)
     }
+}
+
+fn proto(client: Client) -> HeaderValue {
+    HeaderValue::from_static(if client.is_https { "https" } else { "http" })
 }
 
 fn join<'a>(before: impl Iterator<Item = &'a [u8]>, bytes: usize, last: &[u8]) -> Option<HeaderValue> {
