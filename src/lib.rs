@@ -1,5 +1,6 @@
 //! Nuncio: an L4/L7 load-balancing proxy.
 
+pub mod backoff;
 pub mod balance;
 pub mod config;
 pub mod discovery;
