@@ -2,12 +2,25 @@
 //!
 //! A [`Provider`] turns a source into complete [`Snapshot`]s and knows nothing of tables. It has no retry loop either: when its source
 //! fails it returns the error, and the supervisor calls it again after a while. What it published last stays in force meanwhile.
+//!
+//! | file | concept |
+//! |---|---|
+//! | [`supervise`] | runs providers, retries them, keeps what each published last |
+//! | [`kv`] | a key/value tree → [`Snapshot`]: the layout that all stores share |
+//! | [`program`] | the program that embeds us |
 
 use std::future::Future;
 use std::pin::Pin;
 
 use crate::config::Snapshot;
 use crate::names::Name;
+
+pub mod kv;
+pub mod program;
+pub mod supervise;
+
+pub use program::{ProgramHandle, ProgramProvider};
+pub use supervise::{Feed, FeedState, FeedStatus, Supervisor};
 
 /// A source of routing configuration.
 pub trait Provider: Send + 'static {
