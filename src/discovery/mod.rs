@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`supervise`] | runs providers, retries them, keeps what each published last |
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layout that all stores share |
+//! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`program`] | the program that embeds us |
 
 use std::future::Future;
@@ -15,10 +16,12 @@ use std::pin::Pin;
 use crate::config::Snapshot;
 use crate::names::Name;
 
+pub mod etcd;
 pub mod kv;
 pub mod program;
 pub mod supervise;
 
+pub use etcd::{EtcdConfig, EtcdProvider};
 pub use program::{ProgramHandle, ProgramProvider};
 pub use supervise::{Feed, FeedState, FeedStatus, Supervisor};
 
