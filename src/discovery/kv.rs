@@ -89,10 +89,10 @@ impl Tree {
                 self.objects.put(slot, Written { value: pair.value, origin })
             }
             Ok(None) => false,
-            Err(problem) => {
+            Err(stray) => {
                 let shown = pair.key.get(..KEY_BYTES_MAX).unwrap_or(pair.key);
                 let origin = self.origin(&String::from_utf8_lossy(shown), pair.revision);
-                self.strays.put(pair.key, problem.at(origin))
+                self.strays.put(pair.key, stray.problem().at(origin))
             }
         }
     }
@@ -153,12 +153,12 @@ enum Slot {
 }
 
 /// Where `key` belongs, with the key as text. None: it is a folder.
-fn locate<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<(&'a str, Slot)>, Problem> {
+fn locate<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<(&'a str, Slot)>, Stray> {
     if key.len() > KEY_BYTES_MAX {
-        return Err(stray(format!("a key has at most {KEY_BYTES_MAX} bytes, this one has {}", key.len())));
+        return Err(Stray::new(format!("a key has at most {KEY_BYTES_MAX} bytes, this one has {}", key.len())));
     }
-    let key = str::from_utf8(key).map_err(|_| stray("the key is not UTF-8"))?;
-    let path = key.strip_prefix(prefix).ok_or_else(|| stray(format!("the key is not below `{prefix}`")))?;
+    let key = str::from_utf8(key).map_err(|_| Stray::new("the key is not UTF-8"))?;
+    let path = key.strip_prefix(prefix).ok_or_else(|| Stray::new(format!("the key is not below `{prefix}`")))?;
     if path.is_empty() || path.ends_with('/') {
         return Ok(None);
     }
@@ -172,11 +172,8 @@ fn locate<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<(&'a str, Slot)>, Pr
         ["upstreams", name] => Slot::Upstream(parse_name(name)?),
         ["upstreams", upstream, ENDPOINTS, id] => Slot::Endpoint { upstream: parse_name(upstream)?, id: parse_name(id)? },
         ["upstreams", upstream, folder, id] => {
-            let problem = stray(format!("an upstream has no `{folder}`"));
-            return Err(match nearest(folder, &[ENDPOINTS]) {
-                Some(_) => problem.help(format!("did you mean `{prefix}upstreams/{upstream}/{ENDPOINTS}/{id}`?")),
-                None => problem,
-            });
+            let help = nearest(folder, &[ENDPOINTS]).map(|known| format!("did you mean `{prefix}upstreams/{upstream}/{known}/{id}`?"));
+            return Err(Stray { message: format!("an upstream has no `{folder}`"), help });
         }
         [folder, ..] => return Err(misplaced(prefix, path, folder)),
         [] => return Ok(None),
@@ -184,25 +181,40 @@ fn locate<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<(&'a str, Slot)>, Pr
     Ok(Some((key, slot)))
 }
 
-fn parse_name(text: &str) -> Result<Name, Problem> {
-    Name::new(text).map_err(|error| stray(error.to_string()))
-}
-
-fn stray(message: impl Into<String>) -> Problem {
-    Problem::error(message).effect("the key is ignored")
+fn parse_name(text: &str) -> Result<Name, Stray> {
+    Name::new(text).map_err(|error| Stray::new(error.to_string()))
 }
 
 /// Why the key `{prefix}{path}`, which is in `folder`, belongs to no object.
-fn misplaced(prefix: &str, path: &str, folder: &str) -> Problem {
+fn misplaced(prefix: &str, path: &str, folder: &str) -> Stray {
     let rest = path.get(folder.len()..).unwrap_or_default();
     match nearest(folder, &FOLDERS) {
-        Some("upstreams") if folder == "upstreams" => stray("below an upstream there is nothing but its endpoints")
+        Some("upstreams") if folder == "upstreams" => Stray::new("below an upstream there is nothing but its endpoints")
             .help(format!("the keys of an upstream are `{prefix}upstreams/NAME` and `{prefix}upstreams/NAME/{ENDPOINTS}/ID`")),
-        Some(known) if folder == known => {
-            stray(format!("the key is not of the form `{known}/NAME`")).help(format!("write `{prefix}{known}/NAME`, without further `/`"))
-        }
-        Some(known) => stray(format!("there is no `{folder}`")).help(format!("did you mean `{prefix}{known}{rest}`?")),
-        None => stray(format!("there is no `{folder}`")).help(format!("below `{prefix}` there are: {}", FOLDERS.join(", "))),
+        Some(known) if folder == known => Stray::new(format!("the key is not of the form `{known}/NAME`"))
+            .help(format!("write `{prefix}{known}/NAME`, without further `/`")),
+        Some(known) => Stray::new(format!("there is no `{folder}`")).help(format!("did you mean `{prefix}{known}{rest}`?")),
+        None => Stray::new(format!("there is no `{folder}`")).help(format!("below `{prefix}` there are: {}", FOLDERS.join(", "))),
+    }
+}
+
+/// Why a key belongs to no object.
+struct Stray {
+    message: String,
+    help: Option<String>,
+}
+
+impl Stray {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), help: None }
+    }
+
+    fn help(self, help: String) -> Self {
+        Self { help: Some(help), ..self }
+    }
+
+    fn problem(self) -> Problem {
+        Problem { help: self.help, ..Problem::error(self.message).effect("the key is ignored") }
     }
 }
 
@@ -416,7 +428,9 @@ impl Strays {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        let more = self.has_more.then(|| stray(format!("more than {STRAYS_MAX} keys belong to no object; the others are not listed")));
+        let more = self
+            .has_more
+            .then(|| Stray::new(format!("more than {STRAYS_MAX} keys belong to no object; the others are not listed")).problem());
         self.problems.values().cloned().chain(more).collect()
     }
 }
@@ -598,6 +612,51 @@ mod tests {
         assert!(Arc::ptr_eq(&before.upstreams["u"], &after.upstreams["u"]));
         assert!(!Arc::ptr_eq(&before.upstreams["v"], &after.upstreams["v"]));
         assert!(tree.replace([]), "an empty store is a change");
+    }
+
+    const KEYS: [&str; 9] = [
+        "/nuncio/routes/a",
+        "/nuncio/routes/b",
+        "/nuncio/upstreams/u",
+        "/nuncio/upstreams/u/endpoints/1",
+        "/nuncio/upstreams/u/endpoints/2",
+        "/nuncio/upstreams/v/endpoints/1",
+        "/nuncio/upstreams/",
+        "/nuncio/route/a",
+        "/elsewhere",
+    ];
+    const VALUES: [&str; 6] = ["{}", r#"{"match":"Host(\"a\")"}"#, "10.0.0.1:80", r#"{"address":"10.0.0.2:80"}"#, "{", ""];
+
+    proptest::proptest! {
+        /// Changes one by one lead to what reading the whole store leads to, and tell whether they changed anything.
+        #[test]
+        fn incremental_is_the_same_as_whole(steps in proptest::collection::vec((0..KEYS.len(), proptest::option::of(0..VALUES.len())), 0..60)) {
+            let mut store = BTreeMap::new();
+            let mut tree = tree();
+            for (key, value) in steps {
+                let before = whole(&tree);
+                let is_changed = match value {
+                    Some(value) => {
+                        store.insert(KEYS[key], VALUES[value]);
+                        tree.put(pair(KEYS[key], VALUES[value], 0))
+                    }
+                    None => {
+                        store.remove(KEYS[key]);
+                        tree.delete(KEYS[key].as_bytes())
+                    }
+                };
+                proptest::prop_assert_eq!(is_changed, whole(&tree) != before);
+                let mut read = Tree::new("/nuncio", Name::literal("etcd"));
+                read.replace(store.iter().map(|(key, value)| pair(key, value, 0)));
+                proptest::prop_assert_eq!(whole(&tree), whole(&read));
+                proptest::prop_assert!(!read.replace(store.iter().map(|(key, value)| pair(key, value, 0))));
+            }
+        }
+    }
+
+    fn whole(tree: &Tree) -> String {
+        let Snapshot { routes, upstreams, problems, .. } = snapshot(tree);
+        format!("{routes:?} {upstreams:?} {problems:?}")
     }
 
     #[test]
