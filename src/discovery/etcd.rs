@@ -37,8 +37,10 @@ use crate::names::Name;
 
 /// For a connection to be made, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// For one answer: to a login, to one page of a list, or to the creation of a watch.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// For one small answer: to a login, to the question for the revision, to the creation of a watch. Connecting is part of the first one.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// For one page of a list.
+pub const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this long without a word the server is asked whether it is there.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 /// For the answer to that.
@@ -316,7 +318,7 @@ impl Session {
         let mut limit = PAGE_KEYS;
         loop {
             let options = GetOptions::new().with_range(range_end(&self.prefix)).with_limit(limit).with_revision(revision);
-            match timed(CALL_TIMEOUT, self.kv.get(start.as_slice(), Some(options))).await {
+            match timed(PAGE_TIMEOUT, self.kv.get(start.as_slice(), Some(options))).await {
                 Err(failure) if failure.is_too_large() && limit > 1 => limit /= 2,
                 result => return result,
             }
@@ -437,18 +439,23 @@ impl Failure {
 
 /// The client's error without the names of its types, down to the cause: `tcp connect error: Connection refused (os error 111)`.
 fn describe(error: &Error) -> String {
-    let (mut text, mut source) = match error {
+    let (first, mut source) = match error {
         Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
         other => (other.to_string(), other.source()),
     };
+    let mut texts = vec![first];
     while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = if text.is_empty() { more } else { format!("{text}: {more}") };
-        }
+        texts.push(cause.to_string());
         source = cause.source();
     }
-    text
+    // Layers repeat what is below them, or say nothing.
+    let mut told: Vec<&str> = Vec::new();
+    for text in texts.iter().map(String::as_str).filter(|text| !text.is_empty() && *text != "transport error") {
+        if !told.iter().any(|earlier| earlier.contains(text)) {
+            told.push(text);
+        }
+    }
+    if told.is_empty() { texts.join(": ") } else { told.join(": ") }
 }
 
 #[cfg(test)]
