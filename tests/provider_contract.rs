@@ -1,0 +1,322 @@
+//! What every provider promises, checked on each of them over a real source.
+//!
+//! A source implements [`Store`] once; if it can be lost and come back, also [`Losable`]. Values are JSON with the fields of the
+//! configuration, paths are those of the key/value layout without a prefix: `upstreams/api/endpoints/1`.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nuncio::discovery::kv::{Pair, Tree};
+use nuncio::discovery::{EtcdConfig, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
+use nuncio::names::Name;
+use support::etcd::{Etcd, TXN_OPERATIONS_MAX, Writer};
+use support::relay::Relay;
+use support::{DEADLINE, Observed, Recorder, endpoints, is_empty};
+
+/// A source that a provider reads, as the one who writes it sees it.
+trait Store: Sized {
+    /// A source that is there and holds nothing.
+    async fn start() -> Self;
+    /// A provider of it. Called once.
+    fn provider(&mut self) -> Box<dyn Provider>;
+    /// Writes an object.
+    async fn put(&mut self, path: &str, value: &str);
+    /// Writes objects, at most [`TXN_OPERATIONS_MAX`], in one step that nobody can see a part of.
+    async fn put_at_once(&mut self, pairs: &[(String, String)]);
+    /// Deletes an object.
+    async fn delete(&mut self, path: &str);
+}
+
+/// A source that can be lost and come back.
+trait Losable: Store {
+    /// Makes it unreachable for the provider. It can still be written.
+    async fn lose(&mut self);
+    /// Makes it reachable again.
+    async fn find(&mut self);
+}
+
+macro_rules! contract {
+    ($store:ident: $($promise:ident)*) => {
+        mod $store {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                super::$promise::<super::stores::$store>().await;
+            })*
+        }
+    };
+}
+
+contract!(etcd: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
+    thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
+contract!(program: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
+    thousand_keys);
+
+/// The stores by the names of their providers.
+#[allow(non_camel_case_types)]
+mod stores {
+    pub(super) type etcd = super::EtcdStore;
+    pub(super) type program = super::ProgramStore;
+}
+
+async fn first_snapshot<S: Store>() {
+    let mut store = S::start().await;
+    store.put("upstreams/api/endpoints/1", r#""10.0.0.1:80""#).await;
+    store.put("routes/app", r#"{"match":"Host(\"a\")","upstream":"api"}"#).await;
+    let observed = Observed::new(store.provider());
+    let snapshot = observed.until("what was there before us", |snapshot| snapshot.routes.contains_key("app")).await;
+    assert_eq!(endpoints(&snapshot, "api"), ["10.0.0.1:80"]);
+    assert_eq!(observed.feed().status().state, FeedState::Live);
+    observed.stop().await;
+}
+
+async fn update<S: Store>() {
+    let mut store = S::start().await;
+    let observed = Observed::new(store.provider());
+    store.put("upstreams/api/endpoints/1", r#""10.0.0.1:80""#).await;
+    observed.until("the first version", |snapshot| endpoints(snapshot, "api") == ["10.0.0.1:80"]).await;
+    store.put("upstreams/api/endpoints/1", r#""10.0.0.2:80""#).await;
+    observed.until("the second version", |snapshot| endpoints(snapshot, "api") == ["10.0.0.2:80"]).await;
+}
+
+async fn delete<S: Store>() {
+    let mut store = S::start().await;
+    store.put("upstreams/api/endpoints/1", r#""10.0.0.1:80""#).await;
+    store.put("upstreams/api/endpoints/2", r#""10.0.0.2:80""#).await;
+    let observed = Observed::new(store.provider());
+    observed.until("both", |snapshot| endpoints(snapshot, "api").len() == 2).await;
+    store.delete("upstreams/api/endpoints/1").await;
+    observed.until("the other one", |snapshot| endpoints(snapshot, "api") == ["10.0.0.2:80"]).await;
+}
+
+async fn empty_is_not_absent<S: Store>() {
+    let mut store = S::start().await;
+    let observed = Observed::new(store.provider());
+    let status = observed.until_status("an empty source is live", |status| status.state == FeedState::Live).await;
+    assert!(status.has_snapshot, "an empty source has an empty snapshot");
+    observed.until("nothing", is_empty).await;
+    store.put("upstreams/api", "{}").await;
+    observed.until("something", |snapshot| !is_empty(snapshot)).await;
+    store.delete("upstreams/api").await;
+    observed.until("nothing again", is_empty).await;
+}
+
+async fn malformed_value<S: Store>() {
+    let mut store = S::start().await;
+    let observed = Observed::new(store.provider());
+    store.put("upstreams/bad", r#"{"retries":"many"}"#).await;
+    store.put("upstreams/good", r#"{"retries":1}"#).await;
+    let snapshot = observed.until("both", |snapshot| snapshot.upstreams.len() == 2).await;
+    let value = |name: &str| snapshot.upstreams[name].settings.as_ref().expect("settings were written").value.as_ref();
+    let problem = value("bad").expect_err("it cannot be read");
+    assert_eq!(problem.object.as_ref().map(ToString::to_string).as_deref(), Some("upstream `bad`"));
+    assert!(problem.origin.is_some(), "it says where");
+    assert_eq!(value("good").map(|upstream| upstream.retries), Ok(1));
+    store.put("upstreams/bad", r#"{"retries":3}"#).await;
+    let is_mended = |entry: &nuncio::config::snapshot::UpstreamEntry| entry.settings.as_ref().is_some_and(|entry| entry.value.is_ok());
+    observed.until("the mended value", |snapshot| is_mended(&snapshot.upstreams["bad"])).await;
+}
+
+async fn unchanged_objects_are_shared<S: Store>() {
+    let mut store = S::start().await;
+    store.put("upstreams/a", r#"{"retries":1}"#).await;
+    store.put("upstreams/b", r#"{"retries":1}"#).await;
+    let observed = Observed::new(store.provider());
+    let before = observed.until("both", |snapshot| snapshot.upstreams.len() == 2).await;
+    store.put("upstreams/c", r#"{"retries":1}"#).await;
+    let after = observed.until("one more", |snapshot| snapshot.upstreams.len() == 3).await;
+    for name in ["a", "b"] {
+        assert!(Arc::ptr_eq(&before.upstreams[name], &after.upstreams[name]), "{name}");
+    }
+}
+
+async fn at_once_is_one_snapshot<S: Store>() {
+    let mut store = S::start().await;
+    let mut provider = store.provider();
+    let (recorder, mut recorded) = Recorder::new();
+    let count = TXN_OPERATIONS_MAX;
+    let check = async {
+        for round in 1..=5 {
+            let pairs: Vec<_> = (0..count).map(|index| endpoint("api", index, round)).collect();
+            store.put_at_once(&pairs).await;
+            loop {
+                let (snapshot, _) = recorded.recv().await.expect("the provider lives");
+                let addresses = endpoints(&snapshot, "api");
+                let mut rounds: Vec<_> = addresses.iter().filter_map(|address| address.split(':').next_back()).collect();
+                rounds.dedup();
+                assert!(rounds.len() <= 1 && (addresses.is_empty() || addresses.len() == count), "a part of a step: {rounds:?}");
+                if rounds == [(1000 + round).to_string()] {
+                    break;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        result = provider.watch(&recorder) => panic!("the provider stopped: {result:?}"),
+        result = tokio::time::timeout(DEADLINE, check) => result.expect("in time"),
+    }
+}
+
+async fn thousand_keys<S: Store>() {
+    let mut store = S::start().await;
+    let observed = Observed::new(store.provider());
+    let pairs: Vec<_> = (0..1_000).map(|index| endpoint(&format!("u{}", index % 100), index, 0)).collect();
+    for chunk in pairs.chunks(TXN_OPERATIONS_MAX) {
+        store.put_at_once(chunk).await;
+    }
+    let count = |snapshot: &nuncio::config::Snapshot| snapshot.upstreams.values().map(|entry| entry.endpoints.len()).sum::<usize>();
+    let snapshot = observed.until("a thousand endpoints", |snapshot| count(snapshot) == 1_000).await;
+    assert_eq!(snapshot.upstreams.len(), 100);
+    assert!(snapshot.problems.is_empty());
+}
+
+/// Invariant I7: error is not empty.
+async fn unreachable_at_start<S: Losable>() {
+    let mut store = S::start().await;
+    store.put("upstreams/api", "{}").await;
+    store.lose().await;
+    let observed = Observed::new(store.provider());
+    let status = observed.until_status("it fails", is_failing).await;
+    assert!(!status.has_snapshot, "what cannot be reached is not empty");
+    assert!(observed.feed().latest().is_none());
+    store.find().await;
+    observed.within(Duration::from_secs(1), "it appears", |snapshot| snapshot.upstreams.contains_key("api")).await;
+}
+
+/// Invariant I7: error is not empty.
+async fn loss_keeps_the_last_snapshot<S: Losable>() {
+    let mut store = S::start().await;
+    store.put("upstreams/api", "{}").await;
+    let observed = Observed::new(store.provider());
+    let before = observed.until("the upstream", |snapshot| snapshot.upstreams.contains_key("api")).await;
+    store.lose().await;
+    let status = observed.until_status("it fails", is_failing).await;
+    assert!(status.has_snapshot);
+    let after = observed.feed().latest().expect("the last snapshot stays");
+    assert!(Arc::ptr_eq(&before.upstreams["api"], &after.upstreams["api"]));
+    store.find().await;
+    observed.until_status("it is live again", |status| status.state == FeedState::Live).await;
+    let again = observed.feed().latest().expect("the last snapshot stays");
+    assert!(Arc::ptr_eq(&before.upstreams["api"], &again.upstreams["api"]), "what did not change is shared over a loss");
+}
+
+async fn what_was_missed_is_made_up_for<S: Losable>() {
+    let mut store = S::start().await;
+    store.put("upstreams/stays", "{}").await;
+    store.put("upstreams/goes", "{}").await;
+    let observed = Observed::new(store.provider());
+    observed.until("both", |snapshot| snapshot.upstreams.len() == 2).await;
+    store.lose().await;
+    observed.until_status("it fails", is_failing).await;
+    store.delete("upstreams/goes").await;
+    store.put("upstreams/comes", "{}").await;
+    store.find().await;
+    let is_right = |snapshot: &nuncio::config::Snapshot| snapshot.upstreams.keys().map(Name::as_str).eq(["comes", "stays"]);
+    observed.within(Duration::from_secs(1), "the table is right", is_right).await;
+}
+
+fn is_failing(status: &nuncio::discovery::FeedStatus) -> bool {
+    matches!(status.state, FeedState::Failing { .. })
+}
+
+/// An endpoint that tells its round by its port.
+fn endpoint(upstream: &str, index: usize, round: usize) -> (String, String) {
+    let address = format!("\"10.0.{}.{}:{}\"", index / 250, index % 250 + 1, 1000 + round);
+    (format!("upstreams/{upstream}/endpoints/{index:04}"), address)
+}
+
+/// Keys of an etcd, which the provider reaches through a relay that can be cut.
+struct EtcdStore {
+    _etcd: Etcd,
+    relay: Relay,
+    writer: Writer,
+}
+
+impl EtcdStore {
+    fn key(path: &str) -> String {
+        format!("/nuncio/{path}")
+    }
+}
+
+impl Store for EtcdStore {
+    async fn start() -> Self {
+        let etcd = Etcd::start().await;
+        let relay = Relay::to(etcd.address()).await;
+        let writer = etcd.writer().await;
+        Self { _etcd: etcd, relay, writer }
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        let endpoints = vec![format!("http://{}", self.relay.address())];
+        Box::new(EtcdProvider::new(Name::literal("etcd"), EtcdConfig { endpoints, ..EtcdConfig::default() }))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.writer.put(&Self::key(path), value).await;
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        let pairs: Vec<_> = pairs.iter().map(|(path, value)| (Self::key(path), value.clone())).collect();
+        self.writer.put_at_once(&pairs).await;
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.writer.delete(&Self::key(path)).await;
+    }
+}
+
+impl Losable for EtcdStore {
+    async fn lose(&mut self) {
+        self.relay.cut();
+    }
+
+    async fn find(&mut self) {
+        self.relay.mend();
+    }
+}
+
+/// A program that publishes after every step.
+struct ProgramStore {
+    provider: Option<ProgramProvider>,
+    handle: ProgramHandle,
+    tree: Tree,
+    values: BTreeMap<String, String>,
+}
+
+impl ProgramStore {
+    fn publish(&mut self) {
+        let pairs = self.values.iter().map(|(key, value)| Pair { key: key.as_bytes(), value: value.as_bytes(), revision: 0 });
+        self.tree.replace(pairs);
+        self.handle.publish_snapshot(self.tree.snapshot(None, Instant::now()));
+    }
+}
+
+impl Store for ProgramStore {
+    async fn start() -> Self {
+        let name = Name::literal("program");
+        let (provider, handle) = ProgramProvider::new(name.clone());
+        handle.publish(nuncio::config::RoutingConfig::default());
+        Self { provider: Some(provider), handle, tree: Tree::new("", name), values: BTreeMap::new() }
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        Box::new(self.provider.take().expect("a provider is asked for once"))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.values.insert(format!("/{path}"), value.into());
+        self.publish();
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        self.values.extend(pairs.iter().map(|(path, value)| (format!("/{path}"), value.clone())));
+        self.publish();
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.values.remove(&format!("/{path}"));
+        self.publish();
+    }
+}

@@ -1,0 +1,63 @@
+//! A TCP relay that can be cut: between a provider and a store that goes on living.
+
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+/// Forwards connections to one address until it is dropped.
+pub struct Relay {
+    address: SocketAddr,
+    is_open: watch::Sender<bool>,
+    _stop: DropGuard,
+}
+
+impl Relay {
+    /// A relay to `target`, open.
+    pub async fn to(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let (is_open, gate) = watch::channel(true);
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(accept(listener, target, gate, tasks.clone(), stop.clone())));
+        Self { address, is_open, _stop: stop.drop_guard() }
+    }
+
+    /// Where to connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes all connections, and every new one as soon as it is made.
+    pub fn cut(&self) {
+        self.is_open.send_replace(false);
+    }
+
+    /// Forwards new connections again.
+    pub fn mend(&self) {
+        self.is_open.send_replace(true);
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, gate: watch::Receiver<bool>, tasks: TaskTracker, stop: CancellationToken) {
+    while let Ok((client, _)) = listener.accept().await {
+        if *gate.borrow() {
+            tasks.spawn(stop.clone().run_until_cancelled_owned(forward(client, target, gate.clone())));
+        }
+    }
+}
+
+async fn forward(mut client: TcpStream, target: SocketAddr, mut gate: watch::Receiver<bool>) {
+    let Ok(mut server) = TcpStream::connect(target).await else {
+        return;
+    };
+    // So that the relay adds no delay of its own to what is measured through it.
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+        _ = gate.wait_for(|is_open| !is_open) => {}
+    }
+}
