@@ -5,22 +5,30 @@ use serde::de::DeserializeOwned;
 use super::problem::ObjectId;
 use super::{Endpoint, Origin, Problem};
 
-/// Reads one object from JSON.
+/// The greatest JSON value of a store that is read, in bytes: what etcd accepts at most.
+pub const JSON_BYTES_MAX: usize = 1_536 * 1_024;
+
+/// Reads one object from the JSON value of a store. Unknown fields are errors.
 ///
 /// # Errors
-/// A [`Problem`] about `object` at `origin`.
+/// The problem that takes the object's place, with its origin.
 pub fn decode_json<T: DeserializeOwned>(text: &str, object: ObjectId, origin: Origin) -> Result<T, Problem> {
+    if text.len() > JSON_BYTES_MAX {
+        let message = format!("the value has {} bytes, more than {JSON_BYTES_MAX}", text.len());
+        return Err(Problem::error(message).about(object).at(origin));
+    }
     serde_json::from_str(text).map_err(|error| Problem::error(error.to_string()).about(object).at(origin))
 }
 
-/// Reads an endpoint from JSON, or from its bare address.
+/// Reads an endpoint from the value of a store: JSON, or a bare address such as `127.0.0.1:3000`.
 ///
 /// # Errors
-/// A [`Problem`] about `object` at `origin`.
+/// The problem that takes the endpoint's place, with its origin.
 pub fn decode_endpoint(text: &str, object: ObjectId, origin: Origin) -> Result<Endpoint, Problem> {
-    let trimmed = text.trim();
-    if trimmed.starts_with(['{', '"']) {
+    let text = text.trim();
+    if text.starts_with(['{', '"']) {
         return decode_json(text, object, origin);
     }
-    Endpoint::parse_address(trimmed).map(Endpoint::new).map_err(|message| Problem::error(message).about(object).at(origin))
+    let address = Endpoint::parse_address(text).map_err(|message| Problem::error(message).about(object).at(origin))?;
+    Ok(Endpoint::new(address))
 }
