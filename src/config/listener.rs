@@ -4,14 +4,14 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::duration;
 use crate::names::Name;
 
 /// An address to accept connections on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Listener {
     /// IP address and port, such as `"0.0.0.0:8080"` or `"[::1]:8080"`. `":8080"` is every IPv4 address. Port 0 takes a free one.
     #[serde(deserialize_with = "deserialize_address")]
@@ -55,6 +55,41 @@ impl Listener {
     #[must_use]
     pub fn tcp(address: SocketAddr) -> Self {
         Self { protocol: ListenerProtocol::Tcp, ..Self::http(address) }
+    }
+}
+
+impl Listener {
+    /// Whether the fields go together.
+    ///
+    /// # Errors
+    /// A sentence that names the first that does not.
+    pub fn check(&self) -> Result<(), String> {
+        if self.protocol == ListenerProtocol::Tcp {
+            if !self.trusted_proxies.is_empty() {
+                return Err("`trusted_proxies` is about HTTP headers, and does not apply to `protocol = \"tcp\"`".into());
+            }
+            if self.forwarded != Forwarded::default() {
+                return Err("`forwarded` is about HTTP headers, and does not apply to `protocol = \"tcp\"`".into());
+            }
+        }
+        if self.timeouts.client_header.is_zero() || self.timeouts.client_idle.is_zero() {
+            return Err("`timeouts` must be more than zero".into());
+        }
+        self.limits.check()
+    }
+}
+
+impl<'de> Deserialize<'de> for Listener {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let listener = Self::deserialize(deserializer)?;
+        listener.check().map_err(serde::de::Error::custom)?;
+        Ok(listener)
+    }
+}
+
+impl Serialize for Listener {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
     }
 }
 
@@ -149,6 +184,23 @@ impl Default for ListenerLimits {
     }
 }
 
+impl ListenerLimits {
+    /// The fewest bytes of a request head that a limit may leave: hyper's buffer is never smaller.
+    pub const HEADER_BYTES_MIN: u32 = 8_192;
+
+    fn check(&self) -> Result<(), String> {
+        let Self { connections, header_bytes, headers, uri_bytes, h2_streams, h2_anomalies } = *self;
+        let all = [connections, header_bytes, headers.into(), uri_bytes.into(), h2_streams, h2_anomalies];
+        if all.contains(&0) {
+            return Err("`limits` must be more than zero".into());
+        }
+        if header_bytes < Self::HEADER_BYTES_MIN {
+            return Err(format!("`limits` must leave {} bytes to `header_bytes`, or more", Self::HEADER_BYTES_MIN));
+        }
+        Ok(())
+    }
+}
+
 /// Reads an address to listen on: `IP:PORT`, `[IPV6]:PORT` or `:PORT`.
 ///
 /// # Errors
@@ -164,4 +216,21 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
 fn deserialize_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse_address(&text).map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_does_not_apply() {
+        let check = |json: &str| serde_json::from_str::<Listener>(json).map_err(|error| error.to_string());
+        assert!(check(r#"{"address":":1","protocol":"tcp","trusted_proxies":["10.0.0.0/8"]}"#).unwrap_err().contains("does not apply"));
+        assert!(check(r#"{"address":":1","protocol":"tcp","forwarded":"both"}"#).unwrap_err().contains("does not apply"));
+        assert!(check(r#"{"address":":1","timeouts":{"client_idle":"0s"}}"#).unwrap_err().contains("more than zero"));
+        assert!(check(r#"{"address":":1","limits":{"headers":0}}"#).unwrap_err().contains("more than zero"));
+        assert!(check(r#"{"address":":1","limits":{"header_bytes":100}}"#).unwrap_err().contains("8192 bytes"));
+        let listener = check(r#"{"address":":1","protocol":"tcp"}"#).unwrap();
+        assert_eq!(check(&serde_json::to_string(&listener).unwrap()), Ok(listener));
+    }
 }

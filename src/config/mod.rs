@@ -6,6 +6,10 @@
 //! | [`snapshot`] | what a provider publishes: objects with their origin, or the problem that stands in an object's place |
 //! | [`problem`] | what is wrong with an object, where, and how to mend it |
 //! | [`decode`] | TOML and JSON text → objects and problems |
+//! | [`server`], [`providers`] | the settings of the process that live in the same file |
+//!
+//! Below [`decode`]: `node` (a parsed text in which every value knows its bytes), `deserialize` (nodes as a serde format),
+//! `token` (strings and their escapes), `source` (lines, columns, snippets), `secrets` (what is never shown), [`suggest`] (did you mean …?).
 
 use std::collections::BTreeMap;
 
@@ -18,16 +22,26 @@ use crate::names::Name;
 pub mod certificate;
 mod cookie;
 pub mod decode;
+mod deserialize;
 pub mod listener;
+mod node;
 pub mod problem;
+pub mod providers;
 pub mod route;
+mod secrets;
+pub mod server;
 pub mod snapshot;
+mod source;
+pub mod suggest;
+mod token;
 pub mod upstream;
 
 pub use certificate::{Certificate, Pem};
 pub use listener::Listener;
 pub use problem::Problem;
+pub use providers::ProviderConfig;
 pub use route::{MiddlewareRef, Route, TcpRoute};
+pub use server::ServerConfig;
 pub use snapshot::{Entry, Origin, Snapshot};
 pub use upstream::{Endpoint, Upstream};
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::duration;
 use crate::middleware::Middleware;
@@ -11,7 +12,7 @@ use crate::rule::Rule;
 
 /// "Requests like this go there."
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Route {
     /// Which requests, in the match language: `Host("a.com") && PathPrefix("/v1")`.
     #[serde(rename = "match")]
@@ -41,8 +42,38 @@ impl Route {
     }
 }
 
-/// A middleware of a route.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+impl Route {
+    /// Whether the fields go together.
+    ///
+    /// # Errors
+    /// A sentence that names the first that does not.
+    pub fn check(&self) -> Result<(), String> {
+        if self.upstream.is_none() && self.middlewares.is_empty() {
+            return Err("a route needs an `upstream`, or a middleware that answers every request".into());
+        }
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err("`timeout` must be more than zero; without the key there is none".into());
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for Route {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let route = Self::deserialize(deserializer)?;
+        route.check().map_err(serde::de::Error::custom)?;
+        Ok(route)
+    }
+}
+
+impl Serialize for Route {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
+/// A middleware of a route. In configuration the name of a shared one as a string, or a table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum MiddlewareRef {
     /// The name of a shared middleware.
@@ -51,9 +82,32 @@ pub enum MiddlewareRef {
     Inline(Middleware),
 }
 
+/// Not derived: `untagged` would try one after the other and could not say what is wrong with either.
+impl<'de> Deserialize<'de> for MiddlewareRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = MiddlewareRef;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a shared middleware, or a middleware as a table of one key")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MiddlewareRef, E> {
+                Name::new(text).map(MiddlewareRef::Shared).map_err(E::custom)
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<MiddlewareRef, A::Error> {
+                Middleware::deserialize(MapAccessDeserializer::new(map)).map(MiddlewareRef::Inline)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
 /// "Connections to this listener go there."
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct TcpRoute {
     /// The TCP listener whose connections it takes.
     pub listener: Name,
@@ -64,6 +118,57 @@ pub struct TcpRoute {
     pub idle_timeout: Duration,
 }
 
+impl TcpRoute {
+    /// Whether the fields go together.
+    ///
+    /// # Errors
+    /// A sentence that names the first that does not.
+    pub fn check(&self) -> Result<(), String> {
+        if self.idle_timeout.is_zero() {
+            return Err("`idle_timeout` must be more than zero".into());
+        }
+        Ok(())
+    }
+}
+
+impl<'de> Deserialize<'de> for TcpRoute {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let route = Self::deserialize(deserializer)?;
+        route.check().map_err(serde::de::Error::custom)?;
+        Ok(route)
+    }
+}
+
+impl Serialize for TcpRoute {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
+}
+
 fn idle_timeout_default() -> Duration {
     Duration::from_secs(600)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_goes_somewhere() {
+        let check = |json: &str| serde_json::from_str::<Route>(json).map_err(|error| error.to_string());
+        assert!(check(r#"{"match":"Path(\"/\")"}"#).unwrap_err().contains("needs an `upstream`"));
+        let route = check(r#"{"match":"Path(\"/\")","middlewares":["https"]}"#).unwrap();
+        assert_eq!(route.middlewares, [MiddlewareRef::Shared(Name::literal("https"))]);
+        assert_eq!(check(&serde_json::to_string(&route).unwrap()), Ok(route));
+        let error = check(r#"{"match":"Path(\"/\")","upstream":"a","timeout":"0s"}"#).unwrap_err();
+        assert!(error.contains("more than zero"));
+    }
+
+    #[test]
+    fn a_middleware_that_is_unknown_is_named() {
+        let check = |json: &str| serde_json::from_str::<MiddlewareRef>(json).unwrap_err().to_string();
+        assert!(check(r#"{"no_such_step":1}"#).contains("no_such_step"));
+        assert!(check("[]").contains("the name of a shared middleware"));
+        assert!(check(r#""a b""#).contains("must not contain"));
+    }
 }

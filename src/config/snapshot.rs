@@ -130,6 +130,18 @@ impl Snapshot {
         }
     }
 
+    /// All problems: those beside the objects, and those that stand in an object's place.
+    pub fn all_problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems
+            .iter()
+            .chain(problems(&self.listeners))
+            .chain(problems(&self.routes))
+            .chain(problems(&self.tcp_routes))
+            .chain(self.upstreams.values().flat_map(|upstream| upstream.problems()))
+            .chain(problems(&self.middlewares))
+            .chain(problems(&self.certificates))
+    }
+
     /// A snapshot of a configuration that a program wrote.
     #[must_use]
     pub fn of_program(config: RoutingConfig, provider: &Name, seen_at: Instant) -> Self {
@@ -150,6 +162,24 @@ impl Snapshot {
             seen_at,
         }
     }
+}
+
+impl<T> Entry<T> {
+    /// The problem, if one stands in the object's place.
+    pub fn problem(&self) -> Option<&Problem> {
+        self.value.as_ref().err()
+    }
+}
+
+impl UpstreamEntry {
+    fn problems(&self) -> impl Iterator<Item = &Problem> {
+        let settings = self.settings.iter().filter_map(Entry::problem);
+        settings.chain(self.endpoints.values().filter_map(Entry::problem))
+    }
+}
+
+fn problems<T>(section: &Section<T>) -> impl Iterator<Item = &Problem> {
+    section.values().filter_map(|entry| entry.problem())
 }
 
 fn section<T>(objects: BTreeMap<Name, T>, origin: &Origin) -> Section<T> {

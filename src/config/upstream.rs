@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use http::{HeaderName, HeaderValue};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::duration;
-use crate::balance::Policy;
+use crate::balance::{HashKey, Policy};
 
 /// A named group of interchangeable endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, remote = "Self")]
 pub struct Upstream {
     /// How an endpoint is chosen: `"round_robin"` (default), `"random"`, `"least_request"`, or `{ hash = … }`.
     pub balance: Policy,
@@ -65,6 +66,62 @@ impl Upstream {
     pub fn of(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self { endpoints: addresses.into_iter().map(Endpoint::new).collect(), ..Self::default() }
     }
+
+    /// Whether the fields go together.
+    ///
+    /// # Errors
+    /// A sentence that names the first that does not.
+    pub fn check(&self) -> Result<(), String> {
+        match (self.protocol, &self.tls) {
+            (UpstreamProtocol::H2, None) => return Err("`protocol = \"h2\"` needs `tls`; without TLS it is \"h2c\"".into()),
+            (UpstreamProtocol::H2c, Some(_)) => return Err("`protocol = \"h2c\"` is without TLS; with `tls` it is \"h2\"".into()),
+            _ => {}
+        }
+        check_policy(&self.balance)?;
+        self.sticky.as_ref().map_or(Ok(()), Sticky::check)?;
+        if let HostHeader::Rewrite(host) = &self.host
+            && (host.is_empty() || HeaderValue::from_str(host).is_err())
+        {
+            return Err(format!("`host` cannot be rewritten to {host:?}"));
+        }
+        let UpstreamTimeouts { connect, response_header, idle } = self.timeouts;
+        if [connect, response_header, idle].contains(&Duration::ZERO) {
+            return Err("`timeouts` must be more than zero".into());
+        }
+        Ok(())
+    }
+}
+
+fn check_policy(policy: &Policy) -> Result<(), String> {
+    match policy {
+        Policy::Hash(HashKey::Header(name)) if name.parse::<HeaderName>().is_err() => {
+            Err(format!("`balance` hashes a header, but {name:?} is not the name of one"))
+        }
+        Policy::Hash(HashKey::Cookie(name)) if !is_token(name) => {
+            Err(format!("`balance` hashes a cookie, but {name:?} is not the name of one"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether `text` is a token (RFC 9110 section 5.6.2), which the name of a cookie must be.
+fn is_token(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(is_allowed)
+}
+
+impl<'de> Deserialize<'de> for Upstream {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let upstream = Self::deserialize(deserializer)?;
+        upstream.check().map_err(serde::de::Error::custom)?;
+        Ok(upstream)
+    }
+}
+
+impl Serialize for Upstream {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 /// One address of an upstream. In configuration a table, or just the address as a string.
@@ -105,8 +162,9 @@ impl<'de> Deserialize<'de> for Endpoint {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Table {
-            address: String,
-            #[serde(default = "one")]
+            #[serde(deserialize_with = "deserialize_address")]
+            address: SocketAddr,
+            #[serde(default = "one", deserialize_with = "deserialize_weight")]
             weight: u16,
         }
         fn one() -> u16 {
@@ -126,16 +184,23 @@ impl<'de> Deserialize<'de> for Endpoint {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-                let table = Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                if table.weight > Endpoint::WEIGHT_MAX {
-                    let message = format!("weight {} is greater than {}", table.weight, Endpoint::WEIGHT_MAX);
-                    return Err(serde::de::Error::custom(message));
-                }
-                let address = Endpoint::parse_address(&table.address).map_err(serde::de::Error::custom)?;
-                Ok(Endpoint { address, weight: table.weight })
+                let Table { address, weight } = Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Endpoint { address, weight })
             }
         }
         deserializer.deserialize_any(Visitor)
+    }
+}
+
+fn deserialize_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Endpoint::parse_address(&text).map_err(serde::de::Error::custom)
+}
+
+fn deserialize_weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    match u16::deserialize(deserializer)? {
+        weight @ 0..=Endpoint::WEIGHT_MAX => Ok(weight),
+        weight => Err(serde::de::Error::custom(format!("weight {weight} is greater than {}", Endpoint::WEIGHT_MAX))),
     }
 }
 
@@ -232,6 +297,19 @@ pub struct Sticky {
     /// `SameSite` of the cookie. Default `lax`.
     #[serde(default)]
     pub same_site: SameSite,
+}
+
+impl Sticky {
+    fn check(&self) -> Result<(), String> {
+        if !is_token(&self.cookie) {
+            return Err(format!("`sticky` has a cookie named {:?}, which is not the name of one", self.cookie));
+        }
+        let is_path = self.path.starts_with('/') && !self.path.contains(|c: char| c.is_ascii_control() || c == ';');
+        if !is_path {
+            return Err(format!("`sticky` has the path {:?}, which is not one that a cookie can have", self.path));
+        }
+        Ok(())
+    }
 }
 
 fn root_path() -> String {
@@ -384,6 +462,25 @@ mod tests {
         assert!(check(r#""0.0.0.0:80""#).unwrap_err().contains("cannot be connected to"));
         assert!(check(r#"{"address":"10.0.0.1:80","weight":1001}"#).unwrap_err().contains("greater than 1000"));
         assert!(check(r#"{"address":"10.0.0.1:80","wieght":1}"#).unwrap_err().contains("unknown field"));
+    }
+
+    #[test]
+    fn refuses_what_does_not_go_together() {
+        let check = |json: &str| serde_json::from_str::<Upstream>(json).map_err(|error| error.to_string());
+        for (json, expected) in [
+            (r#"{"protocol":"h2"}"#, "needs `tls`"),
+            (r#"{"protocol":"h2c","tls":{}}"#, "without TLS"),
+            (r#"{"balance":{"hash":{"header":"a b"}}}"#, "is not the name of one"),
+            (r#"{"balance":{"hash":{"cookie":""}}}"#, "is not the name of one"),
+            (r#"{"sticky":{"cookie":"a;b"}}"#, "is not the name of one"),
+            (r#"{"sticky":{"cookie":"a","path":"x"}}"#, "a cookie can have"),
+            (r#"{"host":{"rewrite":"a\nb"}}"#, "cannot be rewritten"),
+            (r#"{"timeouts":{"connect":"0s"}}"#, "more than zero"),
+        ] {
+            assert!(check(json).unwrap_err().contains(expected), "{json}");
+        }
+        let upstream = check(r#"{"protocol":"h2","tls":{},"balance":{"hash":"client_ip"},"sticky":{"cookie":"a"}}"#).unwrap();
+        assert_eq!(check(&serde_json::to_string(&upstream).unwrap()), Ok(upstream));
     }
 
     #[test]
