@@ -35,6 +35,8 @@ pub const JSON_BYTES_MAX: usize = 1_536 * 1_024;
 pub struct FileConfig {
     /// `[server]`. At its defaults if it is not there, or if it is one of the `problems`.
     pub server: ServerConfig,
+    /// Where `[server]` is, if it is there.
+    pub server_origin: Option<Origin>,
     /// `[providers.NAME]`, without those that are among the `problems`.
     pub providers: BTreeMap<Name, ProviderConfig>,
     /// The objects, and the keys and tables that belong to none.
@@ -47,7 +49,13 @@ impl FileConfig {
     /// What a file without content says.
     #[must_use]
     pub fn empty(seen_at: Instant) -> Self {
-        Self { server: ServerConfig::default(), providers: BTreeMap::new(), snapshot: Snapshot::empty(seen_at), problems: Vec::new() }
+        Self {
+            server: ServerConfig::default(),
+            server_origin: None,
+            providers: BTreeMap::new(),
+            snapshot: Snapshot::empty(seen_at),
+            problems: Vec::new(),
+        }
     }
 
     /// All that is wrong, in settings and objects alike, bounded by [`problem::PROBLEMS_MAX`].
@@ -161,13 +169,10 @@ impl FileDecoder<'_> {
     }
 
     fn table(&self, key: &Key, table: &Node, config: &mut FileConfig) {
-        let FileConfig { server, providers, snapshot, problems } = config;
+        let snapshot = &mut config.snapshot;
         match key.text.as_str() {
-            "server" => match decode_node(table, self.source.text()) {
-                Ok(settings) => *server = settings,
-                Err(error) => problems.push(self.problem(error)),
-            },
-            "providers" => *providers = self.providers(table, problems),
+            "server" => self.server(key, table, config),
+            "providers" => config.providers = self.providers(table, &mut config.problems),
             "listeners" => snapshot.listeners = self.section(Kind::Listener, table, &mut snapshot.problems),
             "routes" => snapshot.routes = self.section(Kind::Route, table, &mut snapshot.problems),
             "tcp_routes" => snapshot.tcp_routes = self.section(Kind::TcpRoute, table, &mut snapshot.problems),
@@ -175,6 +180,14 @@ impl FileDecoder<'_> {
             "middlewares" => snapshot.middlewares = self.section(Kind::Middleware, table, &mut snapshot.problems),
             "certificates" => snapshot.certificates = self.section(Kind::Certificate, table, &mut snapshot.problems),
             unknown => snapshot.problems.push(self.problem(DecodeError::unknown("table", unknown, &TABLES).at(key.span.clone()))),
+        }
+    }
+
+    fn server(&self, key: &Key, table: &Node, config: &mut FileConfig) {
+        config.server_origin = Some(self.origin(key.span.start));
+        match decode_node(table, self.source.text()) {
+            Ok(server) => config.server = server,
+            Err(error) => config.problems.push(self.problem(error)),
         }
     }
 

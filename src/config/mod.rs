@@ -6,6 +6,7 @@
 //! | [`snapshot`] | what a provider publishes: objects with their origin, or the problem that stands in an object's place |
 //! | [`problem`] | what is wrong with an object, where, and how to mend it |
 //! | [`decode`] | TOML and JSON text → objects and problems |
+//! | [`files`], [`check`] | a file or directory as it was last read well; what is wrong with it |
 //! | [`server`], [`providers`] | the settings of the process that live in the same file |
 //!
 //! Below [`decode`]: `node` (a parsed text in which every value knows its bytes), `deserialize` (nodes as a serde format),
@@ -20,9 +21,11 @@ use crate::middleware::Middleware;
 use crate::names::Name;
 
 pub mod certificate;
+pub mod check;
 mod cookie;
 pub mod decode;
 mod deserialize;
+pub mod files;
 pub mod listener;
 mod node;
 pub mod problem;

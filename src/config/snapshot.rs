@@ -172,6 +172,13 @@ impl<T> Entry<T> {
 }
 
 impl UpstreamEntry {
+    /// Where it was read: its own object, or the first of its endpoints.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        let settings = self.settings.as_ref().map(|settings| &settings.origin);
+        settings.or_else(|| self.endpoints.values().next().map(|endpoint| &endpoint.origin))
+    }
+
     fn problems(&self) -> impl Iterator<Item = &Problem> {
         let settings = self.settings.iter().filter_map(Entry::problem);
         settings.chain(self.endpoints.values().filter_map(Entry::problem))
