@@ -3,7 +3,7 @@
 //! Each object stands for itself: one that cannot be read becomes an [`Entry`] with a problem in its place, and all others go
 //! through. References between objects are looked at when a table is compiled, not here.
 //!
-//! The steps: text → [`Node`](super::node::Node), in which every value knows its bytes → the object, by serde.
+//! The steps: text → `node`, in which every value knows its bytes → the object, by serde.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -58,10 +58,12 @@ impl FileConfig {
         }
     }
 
-    /// All that is wrong, in settings and objects alike, bounded by [`problem::PROBLEMS_MAX`].
+    /// All that is wrong, in settings and objects alike, in the order of the text, bounded by [`problem::PROBLEMS_MAX`].
     #[must_use]
     pub fn all_problems(&self) -> Vec<Problem> {
-        problem::bounded(self.problems.iter().chain(self.snapshot.all_problems()).cloned())
+        let mut problems: Vec<&Problem> = self.problems.iter().chain(self.snapshot.all_problems()).collect();
+        problems.sort_by_key(|problem| place_in_file(problem));
+        problem::bounded(problems.into_iter().cloned())
     }
 }
 
@@ -88,7 +90,17 @@ pub fn decode_toml(file: &TomlFile<'_>, seen_at: Instant) -> Result<FileConfig, 
     }
     match Node::from_toml(file.text) {
         Ok(document) => Ok(decoder.document(&document, seen_at)),
-        Err(errors) => Err(problem::bounded(errors.into_iter().map(|error| decoder.problem(error)))),
+        Err(mut errors) => {
+            errors.sort_by_key(|error| error.span.as_ref().map(|span| span.start));
+            Err(problem::bounded(errors.into_iter().map(|error| decoder.problem(error))))
+        }
+    }
+}
+
+fn place_in_file(problem: &Problem) -> Option<(&PathBuf, u32, u32)> {
+    match problem.origin.as_ref().map(|origin| &origin.place) {
+        Some(Place::File { file, line, column }) => Some((file, *line, *column)),
+        _ => None,
     }
 }
 
@@ -341,7 +353,7 @@ upstream = 'a'
         check("[routes.'a b']", "a name must not contain ' '", "'a b'", (1, 9));
         let message = "a route needs an `upstream`, or a middleware that answers every request";
         check("[routes.a]\nmatch = 'Path(\"/\")'", message, "[routes.a]", (1, 1));
-        check("[listeners]\na = { address = ':80', tls = { min_version = '1.1' } }", "unknown value `1.1`", "'1.1'", (2, 46));
+        check("[listeners]\na = { address = ':80', tls = { min_version = '1.1' } }", "unknown keyword `1.1`", "'1.1'", (2, 46));
         check("[upstreams.a]\nprotocol = 'h2'", "`protocol = \"h2\"` needs `tls`; without TLS it is \"h2c\"", "protocol", (2, 1));
         let message = "`5` is not a duration such as \"2s\" or \"500ms\": time unit needed, for example 5sec or 5ms";
         check("[upstreams.a.timeouts]\nconnect = '5'", message, "'5'", (2, 11));

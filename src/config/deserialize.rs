@@ -85,7 +85,7 @@ impl de::Error for DecodeError {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self::unknown("value", variant, expected)
+        Self::unknown("keyword", variant, expected)
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -411,7 +411,7 @@ mod tests {
     fn unknown_names_come_with_a_suggestion() {
         let error = check::<Listener>(r#"{"adress":":80"}"#, "unknown key `adress`", r#""adress""#);
         assert_eq!(error.help.as_deref(), Some("did you mean `address`?"));
-        let error = check::<Listener>(r#"{"address":":80","protocol":"tpc"}"#, "unknown value `tpc`", r#""tpc""#);
+        let error = check::<Listener>(r#"{"address":":80","protocol":"tpc"}"#, "unknown keyword `tpc`", r#""tpc""#);
         assert_eq!(error.help.as_deref(), Some("did you mean `tcp`?"));
         let error = check::<Endpoint>(r#"{"zzz":1}"#, "unknown key `zzz`", r#""zzz""#);
         assert_eq!(error.help.as_deref(), Some("known here: `address`, `weight`"));

@@ -16,7 +16,7 @@ use super::snapshot::{Place, Section, UpstreamEntry};
 use super::{Entry, Origin, Problem, Snapshot};
 use crate::names::Name;
 
-/// The most files of a directory that are read, in the order of their names.
+/// The most files that a directory may have.
 pub const FILES_MAX: usize = 4_096;
 
 /// One file, or all `*.toml` of a directory, in the order of their names.
@@ -169,8 +169,10 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, std::io::Error> {
             paths.push(path);
         }
     }
+    if paths.len() > FILES_MAX {
+        return Err(std::io::Error::other(format!("it has more than {FILES_MAX} files")));
+    }
     paths.sort();
-    paths.truncate(FILES_MAX);
     Ok(paths)
 }
 

@@ -9,6 +9,7 @@
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layout that all stores share |
 //! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`program`] | the program that embeds us |
+//! | [`file`] | a configuration file, or a directory of them; `trace`: what its path leads to |
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,9 +18,11 @@ use crate::config::Snapshot;
 use crate::names::Name;
 
 pub mod etcd;
+pub mod file;
 pub mod kv;
 pub mod program;
 pub mod supervise;
+mod trace;
 
 pub use etcd::{EtcdConfig, EtcdProvider};
 pub use program::{ProgramHandle, ProgramProvider};
