@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Permission, PermissionType};
 use hdrhistogram::Histogram;
+use nuncio::config::providers::{EtcdConfig, EtcdTls};
 use nuncio::config::{Pem, Snapshot};
-use nuncio::discovery::etcd::{CALL_TIMEOUT, EtcdTls, HEARTBEAT_INTERVAL};
-use nuncio::discovery::{EtcdConfig, EtcdProvider, FeedState, FeedStatus, Provider};
+use nuncio::discovery::etcd::{CALL_TIMEOUT, HEARTBEAT_INTERVAL};
+use nuncio::discovery::{EtcdProvider, FeedState, FeedStatus, Provider};
 use nuncio::names::Name;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use support::etcd::Etcd;

@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nuncio::config::providers::EtcdConfig;
 use nuncio::discovery::kv::{Pair, Tree};
-use nuncio::discovery::{EtcdConfig, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
+use nuncio::discovery::{EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
 use nuncio::names::Name;
 use support::etcd::{Etcd, TXN_OPERATIONS_MAX, Writer};
 use support::relay::Relay;

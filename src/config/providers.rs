@@ -42,7 +42,14 @@ pub struct EtcdConfig {
     pub password: Option<String>,
 }
 
-/// TLS towards etcd.
+/// The etcd of this host.
+impl Default for EtcdConfig {
+    fn default() -> Self {
+        Self { endpoints: vec!["http://127.0.0.1:2379".into()], prefix: prefix_default(), tls: None, username: None, password: None }
+    }
+}
+
+/// TLS towards etcd. Files are read again for each connection, so that a renewed certificate is used without a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EtcdTls {

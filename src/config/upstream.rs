@@ -299,19 +299,6 @@ pub struct Sticky {
     pub same_site: SameSite,
 }
 
-impl Sticky {
-    fn check(&self) -> Result<(), String> {
-        if !is_token(&self.cookie) {
-            return Err(format!("`sticky` has a cookie named {:?}, which is not the name of one", self.cookie));
-        }
-        let is_path = self.path.starts_with('/') && !self.path.contains(|c: char| c.is_ascii_control() || c == ';');
-        if !is_path {
-            return Err(format!("`sticky` has the path {:?}, which is not one that a cookie can have", self.path));
-        }
-        Ok(())
-    }
-}
-
 fn root_path() -> String {
     "/".into()
 }

@@ -28,11 +28,11 @@ use etcd_client::{
     Certificate, Client, ConnectOptions, Error, Event, EventType, GetOptions, GetResponse, Identity, KeyValue, KvClient, ResponseHeader,
     TlsOptions, WatchClient, WatchOptions, WatchResponse, WatchStream,
 };
-use serde::Deserialize;
 
 use super::kv::{Pair, Tree};
 use super::{Provider, ProviderError, Publisher};
 use crate::config::Pem;
+use crate::config::providers::{EtcdConfig, EtcdTls};
 use crate::names::Name;
 
 /// For a connection to be made, TLS included.
@@ -53,53 +53,6 @@ pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const PAGE_KEYS: i64 = 5_000;
 /// The most keys below the prefix. With more of them nothing is taken over, because part of a configuration is not a configuration.
 pub const KEYS_MAX: usize = 1_000_000;
-
-/// Where the keys are, and how to get at them.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EtcdConfig {
-    /// Members of the cluster, tried in turn: `"http://10.0.0.5:2379"`, `"https://…"`, or `"10.0.0.5:2379"`, which is `https` if `tls` is
-    /// given. Default: `["http://127.0.0.1:2379"]`.
-    pub endpoints: Vec<String>,
-    /// Only keys below it are read. Default `"/nuncio"`.
-    pub prefix: String,
-    /// The user to log in as. Default: no login.
-    pub username: Option<String>,
-    /// The user's password. Default: empty.
-    pub password: Option<String>,
-    /// How to verify `https` members, and to show them who we are. Default: by the system's roots, and not at all.
-    pub tls: Option<EtcdTls>,
-}
-
-/// TLS towards etcd. Files are read again for each connection, so that a renewed certificate is used without a restart.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EtcdTls {
-    /// Trusted roots, as a path or PEM text. Default: the system's.
-    pub ca: Option<Pem>,
-    /// Our certificate chain, as a path or PEM text. Needs `key`. Default: none is shown.
-    pub cert: Option<Pem>,
-    /// The key of `cert`, as a path or PEM text.
-    pub key: Option<Pem>,
-    /// The name looked for in the member's certificate. Default: the host of its URL.
-    pub server_name: Option<String>,
-}
-
-impl Default for EtcdConfig {
-    fn default() -> Self {
-        Self { endpoints: vec!["http://127.0.0.1:2379".into()], prefix: "/nuncio".into(), username: None, password: None, tls: None }
-    }
-}
-
-/// Never shows the password.
-impl std::fmt::Debug for EtcdConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { endpoints, prefix, username, password: _, tls } = self;
-        let mut debug = f.debug_struct("EtcdConfig");
-        debug.field("endpoints", endpoints).field("prefix", prefix).field("username", username).field("tls", tls);
-        debug.finish_non_exhaustive()
-    }
-}
 
 /// Watches a prefix of an etcd cluster.
 #[derive(Debug)]

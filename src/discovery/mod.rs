@@ -24,7 +24,7 @@ pub mod program;
 pub mod supervise;
 mod trace;
 
-pub use etcd::{EtcdConfig, EtcdProvider};
+pub use etcd::EtcdProvider;
 pub use program::{ProgramHandle, ProgramProvider};
 pub use supervise::{Feed, FeedState, FeedStatus, Supervisor};
 
