@@ -14,6 +14,12 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub mod host;
+pub mod path;
+
+pub use host::{HostError, normalize_host};
+pub use path::PathError;
+
 /// What a rule may look at of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestView<'a> {
