@@ -4,7 +4,35 @@
 //! Host("a.com") && PathPrefix("/v1") && !Header("X-Debug", "1") || Method("PUT")
 //! ```
 //!
+//! `!` binds tighter than `&&`, that tighter than `||`; parentheses group. Strings stand in double quotes (`\"` and `\\` are the
+//! escapes), or in backquotes, where every character is itself.
+//!
+//! | predicate | takes requests |
+//! |---|---|
+//! | `Host("a.com", "*.b.com", ...)` | for one of these hosts; `*.` stands for one or more labels |
+//! | `HostRegexp("...")` | whose whole host matches, without regard to case |
+//! | `Path("/a", ...)` | for one of these paths; a slash at the end counts |
+//! | `PathPrefix("/v1", ...)` | for one of these paths or below, by whole segments: not `/v10`. `/v1/` is the same prefix; `/` is everything |
+//! | `PathRegexp("...")` | whose whole path matches |
+//! | `Method("GET", ...)` | with one of these methods; `GET` does not stand for `HEAD` |
+//! | `Header("Name")`, `Header("Name", "value")` | with a line of this header field, of exactly this value |
+//! | `HeaderRegexp("Name", "...")` | with a line of this header field whose whole value matches |
+//! | `Query("key")`, `Query("key", "value")` | with this parameter in the query, decoded |
+//! | `ClientIp("10.0.0.0/8", ...)` | of clients in one of these networks |
+//!
+//! Hosts and paths are compared in one spelling ([`normalize_host`], [`path::normalize`]), rules and requests alike. Regular
+//! expressions (syntax of the regex crate) match the **whole** value, as if between `^` and `$`.
+//!
+//! Which of several rules that take a request gets it: the first difference decides, among
+//! higher `priority`; one host, wildcard of more labels, of fewer, regular expression, any host;
+//! one path, longer prefix, shorter one, regular expression, any path; more further predicates; name of the route. Alternatives
+//! (`||`, several arguments) are compared each on its own.
+//!
 //! No socket, no clock: a rule is a pure function of a [`RequestView`].
+//!
+//! ```text
+//! text ─► parse ─► Expr (what a rule means) ─► normal: alternatives of host, path, further predicates ─► precedence, routing::index
+//! ```
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,11 +42,32 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod client_ip;
+mod expr;
+mod header;
 pub mod host;
+mod host_pattern;
+mod method;
+mod normal;
+mod parse;
 pub mod path;
+mod path_pattern;
+mod pattern;
+mod precedence;
+mod predicate;
+mod query;
+#[cfg(test)]
+pub(crate) mod samples;
+pub(crate) mod suggest;
 
+use expr::Expr;
 pub use host::{HostError, normalize_host};
+pub(crate) use host_pattern::HostPattern;
+pub(crate) use normal::{Alternative, Literal};
 pub use path::PathError;
+pub(crate) use path_pattern::PathPattern;
+pub(crate) use pattern::Pattern;
+pub(crate) use precedence::Precedence;
 
 /// What a rule may look at of a request.
 #[derive(Debug, Clone, Copy)]
@@ -37,10 +86,15 @@ pub struct RequestView<'a> {
     pub client_ip: IpAddr,
 }
 
-/// A parsed rule. Two rules are equal when their text is.
-#[derive(Debug, Clone)]
-pub struct Rule {
-    text: Arc<str>,
+/// A parsed rule. Two rules are equal when their text is. Cheap to clone.
+#[derive(Clone)]
+pub struct Rule(Arc<Parsed>);
+
+struct Parsed {
+    text: Box<str>,
+    expr: Expr,
+    /// Invariant: the same as `expr`; not empty.
+    alternatives: Box<[Alternative]>,
 }
 
 /// Why a text is not a rule.
@@ -61,25 +115,45 @@ impl Rule {
     /// # Errors
     /// [`RuleError`] names the first offending place.
     pub fn parse(text: &str) -> Result<Self, RuleError> {
-        Ok(Self { text: text.into() })
+        let expr = parse::parse(text)?;
+        let about_all = |message: String, help: &str| RuleError { message, span: 0..text.len(), help: Some(help.to_string()) };
+        let alternatives = normal::alternatives(&expr).map_err(|normal::TooMany| {
+            let message = format!("the rule has more than {} alternatives, multiplied out", normal::ALTERNATIVES_MAX);
+            about_all(message, "split it into several routes to the same upstream")
+        })?;
+        if alternatives.is_empty() {
+            return Err(about_all("the rule takes no request at all".to_string(), "every path is below `/`"));
+        }
+        Ok(Self(Arc::new(Parsed { text: text.into(), expr, alternatives })))
     }
 
     /// The rule as it was written.
     #[must_use]
     pub fn text(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// Whether `request` is one that the rule takes.
     #[must_use]
-    pub fn matches(&self, _request: &RequestView<'_>) -> bool {
-        true
+    pub fn matches(&self, request: &RequestView<'_>) -> bool {
+        self.0.expr.matches(request)
+    }
+
+    /// The rule as alternatives: at least one.
+    pub(crate) fn alternatives(&self) -> &[Alternative] {
+        &self.0.alternatives
+    }
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Rule").field(&self.text()).finish()
     }
 }
 
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.text() == other.text()
     }
 }
 
@@ -87,7 +161,7 @@ impl Eq for Rule {}
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(self.text())
     }
 }
 
@@ -101,7 +175,7 @@ impl std::str::FromStr for Rule {
 
 impl Serialize for Rule {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.text)
+        serializer.serialize_str(self.text())
     }
 }
 
@@ -109,5 +183,38 @@ impl<'de> Deserialize<'de> for Rule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn refuses_rules_that_blow_up_or_never_match() {
+        let hosts: Vec<_> = (0..65).map(|i| format!("`h{i}`")).collect();
+        let error = Rule::parse(&format!("Host({})", hosts.join(","))).expect_err("too many");
+        assert_eq!(error.message, "the rule has more than 64 alternatives, multiplied out");
+        let error = Rule::parse("!PathPrefix(`/`)").expect_err("never");
+        assert_eq!(error.span, 0..16);
+    }
+
+    #[test]
+    fn is_its_text_in_json() {
+        let json = r#""Host(`a.com`)""#;
+        let rule: Rule = serde_json::from_str(json).expect("valid");
+        assert_eq!(rule.text(), "Host(`a.com`)");
+        assert_eq!(serde_json::to_string(&rule).expect("text"), json);
+        assert!(serde_json::from_str::<Rule>(r#""Hots(`a.com`)""#).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn the_normal_form_means_the_same(rule in samples::rule(), request in samples::request()) {
+            let by_alternatives = rule.alternatives().iter().any(|alternative| alternative.matches(&request.view()));
+            prop_assert_eq!(rule.matches(&request.view()), by_alternatives);
+        }
     }
 }
