@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
+use memchr::memchr;
+
 /// The longest host, in bytes: that of a DNS name with its final dot (RFC 1035 section 2.3.4).
 pub const HOST_BYTES_MAX: usize = 254;
 
@@ -44,7 +46,7 @@ pub fn normalize_host(authority: &str) -> Result<Cow<'_, str>, HostError> {
     if authority.starts_with('[') {
         return normalize_ip_literal(authority);
     }
-    let (host, port) = authority.split_once(':').unwrap_or((authority, ""));
+    let (host, port) = split_port(authority);
     if !is_port(port) {
         return Err(if port.contains('@') { HostError::UserInfo } else { HostError::Port });
     }
@@ -67,6 +69,11 @@ fn normalize_ip_literal(authority: &str) -> Result<Cow<'_, str>, HostError> {
     if normal == literal { Ok(Cow::Borrowed(literal)) } else { Ok(Cow::Owned(normal)) }
 }
 
+fn split_port(authority: &str) -> (&str, &str) {
+    let colon = memchr(b':', authority.as_bytes());
+    colon.and_then(|at| Some((authority.get(..at)?, authority.get(at + 1..)?))).unwrap_or((authority, ""))
+}
+
 /// `port` of RFC 3986 section 3.2.3, which may be empty.
 fn is_port(text: &str) -> bool {
     text.is_empty() || text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok()
@@ -77,21 +84,55 @@ fn has_upper_case(name: &str) -> Result<bool, HostError> {
     if name.is_empty() {
         return Err(HostError::Empty);
     }
-    let mut is_label_empty = true;
+    let mut previous = b'.';
     let mut has_upper = false;
     for byte in name.bytes() {
-        match byte {
-            b'.' if is_label_empty => return Err(HostError::EmptyLabel),
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {}
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => {}
-            b'A'..=b'Z' => has_upper = true,
-            b'@' => return Err(HostError::UserInfo),
-            _ => return Err(HostError::Character),
+        match CLASS[usize::from(byte)] {
+            Class::Lower => {}
+            Class::Upper => has_upper = true,
+            Class::Dot if previous == b'.' => return Err(HostError::EmptyLabel),
+            Class::Dot => {}
+            Class::Refuse(error) => return Err(error),
         }
-        is_label_empty = byte == b'.';
+        previous = byte;
     }
-    if is_label_empty { Err(HostError::EmptyLabel) } else { Ok(has_upper) }
+    if previous == b'.' { Err(HostError::EmptyLabel) } else { Ok(has_upper) }
 }
+
+/// What a byte of a name is.
+#[derive(Clone, Copy)]
+enum Class {
+    /// `unreserved` or `sub-delims` of RFC 3986 section 3.2.2, as it is in the one spelling.
+    Lower,
+    Upper,
+    Dot,
+    Refuse(HostError),
+}
+
+const fn class(byte: u8) -> Class {
+    match byte {
+        b'.' => Class::Dot,
+        b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => Class::Lower,
+        b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => Class::Lower,
+        b'A'..=b'Z' => Class::Upper,
+        b'@' => Class::Refuse(HostError::UserInfo),
+        _ => Class::Refuse(HostError::Character),
+    }
+}
+
+/// [`class`] of every byte.
+static CLASS: [Class; 256] = {
+    let mut table = [Class::Lower; 256];
+    let mut byte: u8 = 0;
+    loop {
+        table[byte as usize] = class(byte);
+        if byte == u8::MAX {
+            break;
+        }
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

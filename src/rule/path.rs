@@ -13,7 +13,9 @@
 //! | empty path | `/` | RFC 9110 section 4.2.3 |
 //! | encoded slash: `%2f` | `%2F`: data, it never separates segments | RFC 3986 section 2.2 |
 //!
-//! What could mean two things to us and to an endpoint is refused: see [`PathError`].
+//! What could mean two things to us and to an endpoint is refused: see [`PathError`]. What remains: `/admin%2Fx` is one segment
+//! here, not below `PathPrefix("/admin")`. Before an endpoint that takes `%2F` for a slash, a rule has to ask for it:
+//! ``PathRegexp(`/admin(/.*|%2F.*)?`)``.
 
 use std::borrow::Cow;
 
@@ -66,8 +68,8 @@ fn is_normal(path: &[u8]) -> bool {
         return false;
     }
     let mut rest = path;
-    while let [first, tail @ ..] = rest {
-        let is_fine = match CLASS[usize::from(*first)] {
+    while let Some((special, tail)) = after_plain(rest) {
+        let is_fine = match CLASS[usize::from(special)] {
             Class::Plain => true,
             Class::Slash => !starts_removable_segment(tail),
             Class::Percent => starts_normal_escape(tail),
@@ -79,6 +81,13 @@ fn is_normal(path: &[u8]) -> bool {
         rest = tail;
     }
     true
+}
+
+/// The first byte that is not plain, and what follows it.
+fn after_plain(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    let mut bytes = bytes.iter();
+    let special = bytes.find(|byte| !matches!(CLASS[usize::from(**byte)], Class::Plain))?;
+    Some((*special, bytes.as_slice()))
 }
 
 /// Whether an empty segment (not the last) or a dot segment starts here.
