@@ -1,7 +1,34 @@
-//! The data plane.
+//! The data plane: one single-threaded runtime per core, and on it everything that a request needs.
 //!
 //! | file | concept |
 //! |---|---|
-//! | [`forwarded`] | who the client is, and how endpoints are told |
+//! | [`worker`] | a thread with its runtime, its connections and its pool; takes [`worker::Command`]s from the control plane |
+//! | [`listener`] | sockets that accept; handed to workers, drained and closed on removal |
+//! | `http` | one client connection that speaks HTTP: TLS, protocol, the loop over its requests |
+//! | `head` | is there exactly one way to read this request? |
+//! | `exchange` | one request and its response, start to end |
+//! | [`forwarded`] | who the client is, and what endpoints are told of it |
+//! | `body` | bodies, streamed through |
+//! | `pool`, `connect`, `stream` | connections to endpoints |
+//! | `tunnel` | bytes both ways: after an upgrade, and for TCP |
+//! | `tcp` | one client connection of a TCP listener |
+//! | `alarm` | time limits |
+//! | `error` | whose fault it was |
+//!
+//! Nothing here waits for the control plane, and nothing looks up a name.
 
+mod alarm;
+mod body;
+mod client;
+mod connect;
+mod error;
+mod exchange;
 pub mod forwarded;
+mod head;
+mod http;
+pub mod listener;
+mod pool;
+mod stream;
+mod tcp;
+mod tunnel;
+pub mod worker;

@@ -58,6 +58,13 @@ pub struct Index {
     any: PathIndex,
 }
 
+/// The index of no route at all.
+impl Default for Index {
+    fn default() -> Self {
+        Self::build([]).0
+    }
+}
+
 impl Index {
     /// Builds the index of `entries`, whose order does not matter, and reports which of them ask for the same requests.
     pub fn build<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> (Self, Vec<Conflict>) {

@@ -1,10 +1,35 @@
 //! What is true now: the routing table and what it is made of. No I/O, no clock, no runtime.
+//!
+//! | file | concept |
+//! |---|---|
+//! | [`table`] | the immutable whole that a request is looked up in |
+//! | [`compile`] | configuration and the previous table → the next table and its problems; total |
+//! | [`index`] | request → route, independent of the number of routes; `path_index` and `candidate` are parts of it |
+//! | `conflict` | routes that ask for the same requests |
+//! | [`route`] | a route with everything it refers to |
+//! | [`upstream`] | endpoints and the choice among them |
+//! | [`endpoint`] | one endpoint: health, requests in flight, leases |
+//! | [`sticky`] | cookies that bring a client back to its endpoint |
+//! | [`listener`] | a listener with its TLS |
+//! | [`certificates`] | certificate chains and the choice by SNI |
 
-pub mod sticky;
 mod candidate;
+pub mod certificates;
+pub mod compile;
 mod conflict;
+pub mod endpoint;
 pub mod index;
+pub mod listener;
 mod path_index;
+pub mod route;
+pub mod sticky;
+pub mod table;
+pub mod upstream;
 
+pub use compile::compile;
 pub use conflict::Conflict;
+pub use endpoint::{EndpointState, Lease};
 pub use index::Index;
+pub use route::Route;
+pub use table::RoutingTable;
+pub use upstream::Upstream;

@@ -221,9 +221,7 @@ impl StickyTable {
 
     /// The token of a `name=value` pair, if the name is ours. A value may be quoted (RFC 6265 section 4.1.1).
     fn read(&self, cookie: &[u8]) -> Option<Token> {
-        let value = cookie.strip_prefix(&*self.cookie)?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
-        let value = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value);
-        value.try_into().ok().map(Token)
+        value_of(cookie, &self.cookie)?.try_into().ok().map(Token)
     }
 }
 
@@ -233,6 +231,19 @@ impl fmt::Debug for StickyTable {
         let cookie = String::from_utf8_lossy(&self.cookie);
         f.debug_struct("StickyTable").field("cookie", &cookie).field("tokens", &self.tokens.len()).finish_non_exhaustive()
     }
+}
+
+/// The value of the first cookie of this name.
+#[must_use]
+pub fn cookie_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let cookies = headers.get_all(COOKIE).iter().flat_map(|field| Cookies(Some(field.as_bytes())));
+    cookies.take(StickyTable::COOKIES_MAX).find_map(|cookie| value_of(cookie, name.as_bytes()))
+}
+
+/// The value of a `name=value` pair of this name, without quotes.
+fn value_of<'a>(cookie: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let value = cookie.strip_prefix(name)?.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+    Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
 }
 
 /// The pairs of a `Cookie` field, without the space around them.

@@ -1,0 +1,230 @@
+//! Bodies on their way through: streamed piece by piece, never held as a whole.
+//!
+//! Back-pressure needs nothing from us: a body is polled for its next piece when the other side has taken the last one.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::alarm::Alarm;
+use super::exchange::Held;
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error("nothing came for too long")]
+    TimedOut,
+    #[error("larger than the {0} bytes that are allowed")]
+    TooLarge(u64),
+}
+
+/// The body of a request on its way to an endpoint.
+pub(crate) enum RequestBody {
+    Empty,
+    Streaming(Rc<ClientBody>),
+}
+
+/// The body that a client sends. Shared with its exchange, which asks how far it got when an attempt has failed.
+pub(crate) struct ClientBody {
+    incoming: RefCell<Incoming>,
+    /// Whether a piece of it was taken: then it cannot be sent again.
+    is_touched: Cell<bool>,
+    is_ended: Cell<bool>,
+    is_too_large: Cell<bool>,
+    taken: Cell<u64>,
+    bytes_max: Option<u64>,
+    alarm: Rc<Alarm>,
+    client_idle: Duration,
+    response_header: Duration,
+}
+
+impl ClientBody {
+    pub(crate) fn new(
+        incoming: Incoming,
+        bytes_max: Option<u64>,
+        alarm: Rc<Alarm>,
+        client_idle: Duration,
+        response_header: Duration,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            incoming: RefCell::new(incoming),
+            is_touched: Cell::new(false),
+            is_ended: Cell::new(false),
+            is_too_large: Cell::new(false),
+            taken: Cell::new(0),
+            bytes_max,
+            alarm,
+            client_idle,
+            response_header,
+        })
+    }
+
+    pub(crate) fn is_touched(&self) -> bool {
+        self.is_touched.get()
+    }
+
+    /// Whether we wait for the client rather than for the endpoint.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.is_touched.get() && !self.is_ended.get()
+    }
+
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.is_too_large.get()
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.is_touched.set(true);
+        let mut incoming = self.incoming.borrow_mut();
+        let frame = std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let is_over = frame.is_none() || incoming.is_end_stream();
+        self.is_ended.set(is_over);
+        self.alarm.set(if is_over { self.response_header } else { self.client_idle });
+        Poll::Ready(frame.map(|frame| self.count(frame?)))
+    }
+
+    fn count(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        let taken = self.taken.get() + frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.taken.set(taken);
+        match self.bytes_max {
+            Some(max) if taken > max => {
+                self.is_too_large.set(true);
+                Err(BodyError::TooLarge(max))
+            }
+            _ => Ok(frame),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Streaming(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streaming(body) => body.incoming.borrow().is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streaming(body) => body.incoming.borrow().size_hint(),
+        }
+    }
+}
+
+/// The body of a response on its way to the client.
+pub(crate) enum ResponseBody {
+    /// None: the response is over with its head.
+    Empty,
+    /// One of ours.
+    Own(Option<Bytes>, Box<Held>),
+    /// An endpoint's.
+    Upstream(Box<UpstreamBody>),
+}
+
+/// The body that an endpoint sends, with all that is held until its end.
+pub(crate) struct UpstreamBody {
+    pub(crate) incoming: Incoming,
+    pub(crate) alarm: Rc<Alarm>,
+    pub(crate) upstream_idle: Duration,
+    pub(crate) client_idle: Duration,
+    /// Whether the limit in force is the endpoint's.
+    pub(crate) is_awaited: bool,
+    pub(crate) held: Held,
+}
+
+impl UpstreamBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending if !self.is_awaited => {
+                self.is_awaited = true;
+                self.alarm.set(self.upstream_idle);
+                let _ = self.alarm.poll(cx);
+                Poll::Pending
+            }
+            Poll::Pending if self.alarm.poll(cx) => {
+                self.held.fail("upstream_idle_timeout");
+                Poll::Ready(Some(Err(BodyError::TimedOut)))
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(frame))) => {
+                self.is_awaited = false;
+                self.alarm.set(self.client_idle);
+                self.held.count(frame.data_ref().map_or(0, Bytes::len));
+                if self.incoming.is_end_stream() {
+                    self.held.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.held.fail("response_cut");
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                self.held.complete();
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl ResponseBody {
+    /// An answer of ours with this body.
+    pub(crate) fn own(body: Bytes, held: Held) -> Self {
+        Self::Own(Some(body).filter(|body| !body.is_empty()), Box::new(held))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Own(body, held) => {
+                held.count(body.as_ref().map_or(0, Bytes::len));
+                held.complete();
+                Poll::Ready(body.take().map(|body| Ok(Frame::data(body))))
+            }
+            Self::Upstream(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Own(body, _) => body.is_none(),
+            Self::Upstream(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Own(body, _) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Self::Upstream(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+/// The status that tells a client what was wrong with the body it sent.
+pub(crate) const TOO_LARGE: StatusCode = StatusCode::PAYLOAD_TOO_LARGE;

@@ -1,0 +1,133 @@
+//! One connection from a client, as its requests see it: who it is, what phase it is in, and how long that may last.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue};
+
+use super::alarm::Alarm;
+use super::forwarded::{self, PeerHeaders};
+use super::listener::ListenerHandle;
+use super::stream::Direction;
+use super::tunnel::Upgrade;
+use super::worker::Worker;
+use crate::config::listener::ListenerTimeouts;
+use crate::routing::listener::Listener;
+
+/// A connection from a client.
+pub(crate) struct Client {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) listener: Rc<ListenerHandle>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) is_tls: bool,
+    pub(crate) timeouts: ListenerTimeouts,
+    /// The limit of the phase it is in.
+    pub(crate) alarm: Rc<Alarm>,
+    /// What takes the connection over when the response in progress is `101 Switching Protocols`.
+    pub(crate) upgrade: RefCell<Option<Upgrade>>,
+    /// What requests tell of the peer, with the settings they were made for.
+    peer_headers: RefCell<(Arc<Listener>, PeerHeaders)>,
+    phase: Cell<Phase>,
+    streams: Cell<u32>,
+}
+
+fn peer_headers(peer: SocketAddr, local: SocketAddr, is_tls: bool, listener: &Listener) -> PeerHeaders {
+    let peer = forwarded::Client { ip: peer.ip(), is_https: is_tls };
+    PeerHeaders::new(peer, local.port(), &listener.settings.trusted_proxies, listener.settings.forwarded)
+}
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// For the first byte of a request.
+    Idle,
+    /// For the rest of a head.
+    Head,
+    /// For the end of an exchange, which keeps its own limits.
+    Exchange,
+    /// HTTP/2: many exchanges at once; any byte either way counts as progress.
+    Multiplexed,
+}
+
+impl Client {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        listener: Rc<ListenerHandle>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        is_tls: bool,
+        settings: &Arc<Listener>,
+    ) -> Rc<Self> {
+        let alarm = Rc::new(worker.alarms.alarm());
+        let timeouts = settings.settings.timeouts;
+        alarm.set(timeouts.client_header);
+        let peer_headers = RefCell::new((settings.clone(), peer_headers(peer, local, is_tls, settings)));
+        let (upgrade, phase, streams) = (RefCell::default(), Cell::new(Phase::Head), Cell::new(0));
+        Rc::new(Self { worker, listener, peer, local, is_tls, timeouts, alarm, upgrade, peer_headers, phase, streams })
+    }
+
+    /// Who the client is, by the peer and by what a trusted one says.
+    pub(crate) fn identify(&self, settings: &Arc<Listener>, headers: &HeaderMap) -> forwarded::Client {
+        let mut made = self.peer_headers.borrow_mut();
+        if !Arc::ptr_eq(&made.0, settings) {
+            *made = (settings.clone(), peer_headers(self.peer, self.local, self.is_tls, settings));
+        }
+        made.1.client(headers, &settings.settings.trusted_proxies)
+    }
+
+    /// Puts into `headers` what endpoints are told of the client. Called after [`identify`](Self::identify).
+    pub(crate) fn tell(&self, headers: &mut HeaderMap, client: forwarded::Client, host: Option<&HeaderValue>) {
+        self.peer_headers.borrow().1.apply(headers, client, host);
+    }
+
+    /// Whether the connection is to end as soon as nothing is in flight on it.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.worker.is_draining() || self.listener.is_closed()
+    }
+
+    /// HTTP/1.1: a head was read, its exchange begins.
+    pub(crate) fn begin_exchange(&self) {
+        self.phase.set(Phase::Exchange);
+    }
+
+    /// HTTP/1.1: the exchange is over, the next request may come.
+    pub(crate) fn end_exchange(&self) {
+        if self.phase.replace(Phase::Idle) == Phase::Exchange {
+            self.alarm.set(self.timeouts.client_idle);
+        }
+    }
+
+    /// HTTP/2 begins.
+    pub(crate) fn multiplex(&self) {
+        self.phase.set(Phase::Multiplexed);
+        self.alarm.set(self.timeouts.client_idle);
+    }
+
+    /// HTTP/2: a stream begins.
+    pub(crate) fn open_stream(&self) {
+        self.streams.set(self.streams.get() + 1);
+    }
+
+    /// HTTP/2: a stream is over.
+    pub(crate) fn close_stream(&self) {
+        self.streams.set(self.streams.get().saturating_sub(1));
+        self.progress(Direction::Read);
+    }
+
+    /// Bytes were read from the client, or written to it.
+    pub(crate) fn progress(&self, direction: Direction) {
+        match self.phase.get() {
+            Phase::Idle if direction == Direction::Read => {
+                self.phase.set(Phase::Head);
+                self.alarm.set(self.timeouts.client_header);
+            }
+            // With exchanges in flight each keeps its own limits; this one is for a client that stopped reading.
+            Phase::Multiplexed if self.streams.get() > 0 => self.alarm.set(self.timeouts.client_idle * 8),
+            Phase::Multiplexed => self.alarm.set(self.timeouts.client_idle),
+            Phase::Idle | Phase::Head | Phase::Exchange => {}
+        }
+    }
+}

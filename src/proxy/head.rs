@@ -1,0 +1,171 @@
+//! The head of a request before anything else looks at it: is there exactly one way to read it?
+//!
+//! hyper holds the framing (RFC 9112 section 6), but forwards some heads on which two parsers could disagree. They are refused here,
+//! before routing. What passes has one host, one framing and a normalised path, and it is these that are matched *and* forwarded.
+
+use std::borrow::Cow;
+
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+
+use super::error::Failure;
+use crate::rule::host::normalize_host;
+use crate::rule::path;
+
+const HOPS: usize = 8;
+
+/// Fields that concern one connection, not the message (RFC 9110 section 7.6.1). `Transfer-Encoding` is written anew by hyper.
+static HOP_BY_HOP: [HeaderName; HOPS] = [
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::TE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Checks the head and normalises its path.
+///
+/// # Errors
+/// A failure of status 400, with a word for what is wrong.
+pub(crate) fn check(head: &mut Parts) -> Result<(), Failure> {
+    if head.method == Method::CONNECT {
+        return Err(Failure::client(StatusCode::NOT_IMPLEMENTED, "connect_unsupported"));
+    }
+    check_framing(head)?;
+    check_host(head)?;
+    normalize(head)
+}
+
+fn bad(cause: &'static str) -> Failure {
+    Failure::client(StatusCode::BAD_REQUEST, cause)
+}
+
+fn check_framing(head: &Parts) -> Result<(), Failure> {
+    let mut encodings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked") && encodings.next().is_none();
+        if !is_chunked || head.version != Version::HTTP_11 {
+            return Err(bad("transfer_encoding"));
+        }
+        if head.headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(bad("two_framings"));
+        }
+    }
+    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit))
+    {
+        return Err(bad("content_length"));
+    }
+    Ok(())
+}
+
+fn check_host(head: &Parts) -> Result<(), Failure> {
+    let mut fields = head.headers.get_all(header::HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
+        return Err(bad("several_hosts"));
+    }
+    match (field, head.uri.authority()) {
+        (None, None) if head.version == Version::HTTP_10 => Ok(()),
+        (None, None) => Err(bad("no_host")),
+        // A target with an authority and a field with another one: RFC 9112 section 3.2.2 lets the target win; we do not guess.
+        (Some(field), Some(authority)) if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => Err(bad("two_hosts")),
+        _ => Ok(()),
+    }
+}
+
+fn normalize(head: &mut Parts) -> Result<(), Failure> {
+    let path = head.uri.path();
+    if path == "*" && head.method == Method::OPTIONS {
+        return Ok(());
+    }
+    let Cow::Owned(path) = path::normalize(path).map_err(|_| bad("path"))? else { return Ok(()) };
+    set_path(&mut head.uri, &path).ok_or_else(|| bad("path"))
+}
+
+/// Puts another path into a URI and keeps all else.
+pub(crate) fn set_path(uri: &mut Uri, path: &str) -> Option<()> {
+    let target = match uri.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = Some(target.ok()?);
+    *uri = Uri::from_parts(parts).ok()?;
+    Some(())
+}
+
+/// The host that a checked head asks for, normalised; empty for an HTTP/1.0 request without one.
+///
+/// # Errors
+/// A failure of status 400 when it is no host.
+pub(crate) fn host(head: &Parts) -> Result<Cow<'_, str>, Failure> {
+    let authority = match head.uri.authority() {
+        Some(authority) => authority.as_str(),
+        None => match head.headers.get(header::HOST) {
+            Some(field) => field.to_str().map_err(|_| bad("host"))?,
+            None => return Ok(Cow::Borrowed("")),
+        },
+    };
+    normalize_host(authority).map_err(|_| bad("host"))
+}
+
+/// The protocol that a request asks to switch to, if it does so in the one way that RFC 9110 section 7.8 knows.
+pub(crate) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(header::UPGRADE).filter(|_| version == Version::HTTP_11)?;
+    names_option(headers, "upgrade").then(|| protocol.clone())
+}
+
+fn names_option(headers: &HeaderMap, option: &str) -> bool {
+    let fields = headers.get_all(header::CONNECTION).iter().filter_map(|field| field.to_str().ok());
+    fields.flat_map(|field| field.split(',')).any(|name| name.trim().eq_ignore_ascii_case(option))
+}
+
+/// Takes out what concerns the connection it came on, and what `Connection` names (RFC 9110 section 7.6.1).
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let mut found = [false; HOPS];
+    for name in headers.keys() {
+        for (found, hop) in found.iter_mut().zip(&HOP_BY_HOP) {
+            *found |= name == hop;
+        }
+    }
+    if found == [false; HOPS] {
+        return;
+    }
+    let wants_trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    if names_more_than_options(headers) {
+        remove_named(headers);
+    }
+    for (_, hop) in found.iter().zip(&HOP_BY_HOP).filter(|(found, _)| **found) {
+        headers.remove(hop);
+    }
+    // gRPC needs it, HTTP/2 allows it, and it is true: we do forward trailers.
+    if wants_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn names_more_than_options(headers: &HeaderMap) -> bool {
+    let is_plain = |field: &HeaderValue| {
+        let field = field.as_bytes();
+        field.eq_ignore_ascii_case(b"keep-alive") || field.eq_ignore_ascii_case(b"close") || field.eq_ignore_ascii_case(b"upgrade")
+    };
+    !headers.get_all(header::CONNECTION).iter().all(is_plain)
+}
+
+fn remove_named(headers: &mut HeaderMap) {
+    let fields = headers.get_all(header::CONNECTION).iter().filter_map(|field| field.to_str().ok());
+    let names: Vec<HeaderName> = fields.flat_map(|field| field.split(',')).filter_map(|name| name.trim().parse().ok()).collect();
+    for name in names {
+        // Naming these would cut off what the message needs to be understood, or who sent it.
+        let is_needed = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE].contains(&name) || name.as_str().starts_with("x-forwarded-");
+        if !is_needed {
+            headers.remove(name);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One client connection that speaks HTTP: TLS if the listener wants it, then HTTP/1.1 or HTTP/2, until one side ends it.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::body::ResponseBody;
+use super::client::Client;
+use super::exchange::answer;
+use super::listener::ListenerHandle;
+use super::stream::{Prefixed, Watched};
+use super::tunnel;
+use super::worker::{LocalExecutor, Worker};
+use crate::config::listener::ListenerLimits;
+
+/// How an HTTP/2 connection begins (RFC 9113 section 3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, stream: TcpStream, peer: SocketAddr) {
+    let listener = worker.with_table(|table| handle.settings(table));
+    let (limits, timeouts) = (listener.settings.limits, listener.settings.timeouts);
+    let Ok(local) = stream.local_addr() else { return };
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let Some(tls) = &listener.tls else {
+        let client = Client::new(worker, handle, peer, local, false, &listener);
+        return serve_plain(client, stream, limits).await;
+    };
+    let handshake = TlsAcceptor::from(tls.clone()).accept(stream);
+    let stream = match tokio::time::timeout(timeouts.client_header, handshake).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}"),
+        Err(_) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
+    };
+    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let client = Client::new(worker, handle, peer, local, true, &listener);
+    if is_h2 {
+        serve_h2(client, Bytes::new(), stream, limits).await;
+    } else {
+        serve_h1(client, Bytes::new(), stream, limits).await;
+    }
+}
+
+/// Without ALPN the first bytes tell the protocol.
+async fn serve_plain(client: Rc<Client>, mut stream: TcpStream, limits: ListenerLimits) {
+    let mut prefix = BytesMut::with_capacity(2048);
+    let limit = client.timeouts.client_header;
+    loop {
+        match tokio::time::timeout(limit, stream.read_buf(&mut prefix)).await {
+            Ok(Ok(read)) if read > 0 => {}
+            _ => return,
+        }
+        let seen = prefix.len().min(H2_PREFACE.len());
+        if prefix.get(..seen) != H2_PREFACE.get(..seen) {
+            return serve_h1(client, prefix.freeze(), stream, limits).await;
+        }
+        if seen == H2_PREFACE.len() {
+            return serve_h2(client, prefix.freeze(), stream, limits).await;
+        }
+    }
+}
+
+async fn serve_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client>, prefix: Bytes, stream: S, limits: ListenerLimits) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let client = client.clone();
+        async move {
+            client.begin_exchange();
+            let alarm = client.alarm.clone();
+            Ok::<Response<ResponseBody>, Infallible>(answer(client, alarm, request).await)
+        }
+    });
+    let io = TokioIo::new(Watched::new(Prefixed::new(prefix, stream), |direction| client.progress(direction)));
+    let mut builder = http1::Builder::new();
+    builder.max_headers(usize::from(limits.headers)).max_header_size(limits.header_bytes as usize).pipeline_flush(true);
+    let mut connection = builder.serve_connection(io, service);
+    let mut is_draining = false;
+    let end = poll_fn(|cx| {
+        if !is_draining && client.is_draining() {
+            is_draining = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending if client.alarm.poll(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    match end {
+        None => tracing::debug!(peer = %client.peer, "closed: nothing came, or went, for too long"),
+        Some(Err(error)) => tracing::debug!(peer = %client.peer, "closed: {error}"),
+        Some(Ok(())) => {
+            let upgrade = client.upgrade.borrow_mut().take();
+            if let Some(upgrade) = upgrade {
+                let parts = connection.into_parts();
+                tunnel::upgraded(&client, upgrade, parts.io.into_inner().into_inner(), parts.read_buf).await;
+            }
+        }
+    }
+}
+
+async fn serve_h2<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client>, prefix: Bytes, stream: S, limits: ListenerLimits) {
+    client.multiplex();
+    let service = service_fn(|request: Request<Incoming>| {
+        let stream = Stream::open(&client);
+        async move {
+            let client = stream.0.clone();
+            let alarm = Rc::new(client.worker.alarms.alarm());
+            let response = answer(client, alarm, request).await;
+            drop(stream);
+            Ok::<Response<ResponseBody>, Infallible>(response)
+        }
+    });
+    let io = TokioIo::new(Watched::new(Prefixed::new(prefix, stream), |direction| client.progress(direction)));
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(limits.header_bytes)
+        .max_pending_accept_reset_streams(20)
+        .max_local_error_reset_streams(100)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(2 << 20)
+        .max_send_buf_size(256 << 10);
+    let mut connection = builder.serve_connection(io, service);
+    let mut is_draining = false;
+    let end = poll_fn(|cx| {
+        if !is_draining && client.is_draining() {
+            is_draining = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(end) => Poll::Ready(Some(end)),
+            Poll::Pending if client.alarm.poll(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
+    match end {
+        None => tracing::debug!(peer = %client.peer, "closed: idle for too long"),
+        Some(Err(error)) => tracing::debug!(peer = %client.peer, "closed: {error}"),
+        Some(Ok(())) => {}
+    }
+}
+
+/// One stream of an HTTP/2 connection, counted until its response begins.
+struct Stream(Rc<Client>);
+
+impl Stream {
+    fn open(client: &Rc<Client>) -> Self {
+        client.open_stream();
+        Self(client.clone())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.close_stream();
+    }
+}

@@ -1,0 +1,227 @@
+//! A worker: one thread, one single-threaded runtime, and everything that its connections share.
+//!
+//! Nothing of a worker is seen by another one. The control plane reaches it by [`Command`]s, and by the one cell that holds the table.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use metrics::Counter;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::alarm::{Alarms, TICK};
+use super::listener::{ListenerHandle, ListenerShared};
+use super::pool::Pool;
+use super::tunnel::Tunnels;
+use crate::access::AccessLog;
+use crate::names::Name;
+use crate::routing::RoutingTable;
+use crate::routing::listener::Listener;
+
+/// What the control plane tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept on this socket.
+    Listen {
+        /// What the workers share of the listener.
+        shared: Arc<ListenerShared>,
+        /// Its settings.
+        settings: Arc<Listener>,
+        /// This worker's socket.
+        socket: std::net::TcpListener,
+    },
+    /// Stop accepting on this listener, and end its connections as they become idle.
+    Close(Name),
+    /// These endpoints are gone from the table: close what is idle to them.
+    Retire(Arc<[u64]>),
+    /// The drain time of these endpoints is over: cut what is left to them.
+    Cut(Arc<[u64]>),
+    /// Stop accepting on all listeners, finish what is in flight, then end the thread.
+    Drain,
+    /// End the thread now.
+    Stop,
+}
+
+/// What all workers are started with.
+#[derive(Clone)]
+pub struct WorkerContext {
+    /// The one cell that holds the table.
+    pub table: Arc<ArcSwap<RoutingTable>>,
+    /// Where requests are logged. None: nowhere.
+    pub access_log: Option<AccessLog>,
+    /// Requests answered before a route was found.
+    pub unrouted: Counter,
+}
+
+/// The state of one worker.
+pub(crate) struct Worker {
+    pub(crate) alarms: Rc<Alarms>,
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) tunnels: Rc<Tunnels>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) unrouted: Counter,
+    table: RefCell<arc_swap::Cache<Arc<ArcSwap<RoutingTable>>, Arc<RoutingTable>>>,
+    random: Cell<u64>,
+    is_draining: Cell<bool>,
+    listeners: RefCell<Vec<Rc<ListenerHandle>>>,
+    tasks: TaskTracker,
+}
+
+impl Worker {
+    fn new(context: WorkerContext, seed: u64) -> Rc<Self> {
+        Rc::new(Self {
+            alarms: Alarms::new(Instant::now()),
+            pool: Rc::default(),
+            tunnels: Rc::default(),
+            access_log: context.access_log,
+            unrouted: context.unrouted,
+            table: RefCell::new(arc_swap::Cache::new(context.table)),
+            random: Cell::new(seed),
+            is_draining: Cell::new(false),
+            listeners: RefCell::default(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Looks at the newest table. What is needed beyond the call is cloned out of it.
+    pub(crate) fn with_table<T>(&self, look: impl FnOnce(&RoutingTable) -> T) -> T {
+        let mut cache = self.table.borrow_mut();
+        look(cache.load())
+    }
+
+    /// A random number (SplitMix64, Steele, Lea and Flood 2014): good enough to spread load, and worthless for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    /// Runs a task on this worker, which waits for it when it drains.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn_local(task);
+    }
+
+    async fn run(self: Rc<Self>, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let is_over = self.is_draining.get() && self.tasks.is_empty();
+            if is_over {
+                return;
+            }
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Stop) | None => return,
+                    Some(command) => self.obey(command),
+                },
+                _ = tick.tick() => self.tick(Instant::now()),
+                () = self.tasks.wait(), if self.is_draining.get() => {}
+            }
+        }
+    }
+
+    fn tick(&self, now: Instant) {
+        self.alarms.tick(now);
+        self.pool.sweep(now);
+    }
+
+    fn obey(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Listen { shared, settings, socket } => {
+                let handle = ListenerHandle::new(shared, settings);
+                self.listeners.borrow_mut().push(handle.clone());
+                self.spawn(handle.accept(self.clone(), socket));
+            }
+            Command::Close(name) => {
+                self.listeners.borrow_mut().retain(|listener| {
+                    let is_other = listener.shared.name != name;
+                    if !is_other {
+                        listener.close();
+                    }
+                    is_other
+                });
+                self.alarms.wake_all();
+            }
+            Command::Retire(endpoints) => endpoints.iter().for_each(|endpoint| self.pool.retire(*endpoint)),
+            Command::Cut(endpoints) => endpoints.iter().for_each(|endpoint| {
+                self.pool.cut(*endpoint);
+                self.tunnels.cut(*endpoint);
+            }),
+            Command::Drain => {
+                self.is_draining.set(true);
+                self.listeners.borrow_mut().drain(..).for_each(|listener| listener.close());
+                self.tasks.close();
+                self.pool.close_idle();
+                self.alarms.wake_all();
+            }
+            Command::Stop => {}
+        }
+    }
+}
+
+/// Spawns onto the runtime of the worker it is called on. For hyper.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// A running worker, as the control plane holds it.
+#[derive(Debug)]
+pub struct WorkerThread {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl WorkerThread {
+    /// Starts worker number `index`.
+    ///
+    /// # Errors
+    /// The system's, when there can be no further thread or runtime.
+    pub fn start(index: usize, context: WorkerContext, seed: u64) -> std::io::Result<Self> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (started, has_started) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            let _ = started.send(Ok(()));
+            runtime.block_on(async move { Worker::new(context, seed).run(receiver).await });
+            runtime.shutdown_timeout(Duration::from_millis(100));
+        })?;
+        has_started.recv().unwrap_or_else(|_| Err(std::io::Error::other("the worker ended at once")))?;
+        Ok(Self { commands, thread })
+    }
+
+    /// Tells the worker. A worker that has ended needs no telling.
+    pub fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    /// Whether its thread has ended.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the end of its thread.
+    pub fn join(self) {
+        let _ = self.thread.join();
+    }
+}

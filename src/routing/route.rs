@@ -1,0 +1,49 @@
+//! A route with everything it refers to, ready to serve.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::upstream::Upstream;
+use crate::metrics::RouteMetrics;
+use crate::middleware::Step;
+use crate::names::Name;
+
+/// One HTTP route of one table. A request keeps it to its end.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name.
+    pub name: Name,
+    /// Its middlewares, in order.
+    pub steps: Vec<Arc<dyn Step>>,
+    /// Where its requests go.
+    pub target: Target,
+    /// For a request as a whole.
+    pub timeout: Option<Duration>,
+    /// What it counts. Carried over from table to table.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// Where the requests of a route go.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// To an endpoint of this upstream.
+    Upstream(Arc<Upstream>),
+    /// Nowhere: a middleware answers them all.
+    Answered,
+    /// Nowhere: something the route needs is missing. It keeps its place and answers 503, because without it its requests would
+    /// fall through to a route that lacks its middlewares.
+    Closed(Arc<str>),
+}
+
+/// One TCP route of one table. A connection keeps it to its end.
+#[derive(Debug)]
+pub struct TcpRoute {
+    /// Its name.
+    pub name: Name,
+    /// Where its connections go.
+    pub target: Target,
+    /// Closes a connection on which no byte moved for this long.
+    pub idle_timeout: Duration,
+    /// What it counts. Carried over from table to table.
+    pub metrics: Arc<RouteMetrics>,
+}

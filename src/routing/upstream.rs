@@ -1,0 +1,188 @@
+//! An upstream with its endpoints, and the choice among them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+
+use super::endpoint::{Endpoint, Health, Lease};
+use super::sticky::StickyTable;
+use crate::balance::{Balancer, Candidates, Draw, HashKey, Policy, hash_bytes};
+use crate::config;
+use crate::metrics::UpstreamMetrics;
+use crate::names::Name;
+
+/// One upstream of one table.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Its name.
+    pub name: Name,
+    /// Its settings. Its endpoints are in [`Self::endpoints`], together with those registered one by one.
+    pub settings: config::Upstream,
+    /// Its endpoints; each address once.
+    pub endpoints: Vec<Endpoint>,
+    /// How its endpoints are reached. Carried over from table to table while TLS and protocol do not change.
+    pub transport: Arc<Transport>,
+    /// What it counts. Carried over from table to table.
+    pub metrics: Arc<UpstreamMetrics>,
+    pub(super) balancer: Balancer,
+    pub(super) sticky: Option<StickyTable>,
+}
+
+/// How the endpoints of an upstream are reached.
+#[derive(Debug)]
+pub struct Transport {
+    /// Unique in this process: connections made one way are not used for another.
+    pub id: u64,
+    /// What is spoken.
+    pub protocol: config::upstream::UpstreamProtocol,
+    /// TLS, if it is spoken.
+    pub tls: Option<TransportTls>,
+}
+
+/// TLS towards endpoints.
+#[derive(Debug)]
+pub struct TransportTls {
+    /// Roots, versions and ALPN.
+    pub client: Arc<rustls::ClientConfig>,
+    /// The name asked for and looked for in the certificate. None: the endpoint's IP address.
+    pub server_name: Option<ServerName<'static>>,
+}
+
+/// The endpoint of one attempt.
+#[derive(Debug)]
+pub struct Picked {
+    /// The endpoint, counted as in flight until this is dropped.
+    pub lease: Lease,
+    /// The cookie that brings the client back, when it has none that does.
+    pub set_cookie: Option<HeaderValue>,
+}
+
+/// What a choice may depend on.
+#[derive(Debug, Clone, Copy)]
+pub struct PickRequest<'a> {
+    /// The header fields of the request; empty for TCP.
+    pub headers: &'a HeaderMap,
+    /// The client's address.
+    pub client_ip: IpAddr,
+    /// Whether the client came by TLS: then its cookie is `Secure`.
+    pub is_https: bool,
+    /// A fresh random number.
+    pub random: u64,
+    /// Endpoints that were tried for this request already.
+    pub tried: &'a [u64],
+}
+
+impl Upstream {
+    /// Chooses an endpoint. None: no endpoint is eligible.
+    #[must_use]
+    pub fn pick(&self, request: &PickRequest<'_>) -> Option<Picked> {
+        let Some(sticky) = &self.sticky else {
+            let index = self.balance(request)?;
+            return self.lease(index, None);
+        };
+        let found = sticky.find(request.headers).filter(|found| self.keeps_sessions(found.index, request.tried));
+        let (index, is_new) = match found {
+            Some(found) => (found.index, found.is_old),
+            None => (self.balance(request)?, true),
+        };
+        self.lease(index, if is_new { sticky.set_cookie(index, request.is_https) } else { None })
+    }
+
+    /// Whether a client that was on this endpoint stays on it: it may drain, but must not be down.
+    fn keeps_sessions(&self, index: usize, tried: &[u64]) -> bool {
+        self.endpoints.get(index).is_some_and(|endpoint| endpoint.state.health() != Health::Down && !tried.contains(&endpoint.state.id))
+    }
+
+    fn balance(&self, request: &PickRequest<'_>) -> Option<usize> {
+        let draw = Draw { random: request.random, key: self.hash_key(request) };
+        let known = Eligible { endpoints: &self.endpoints, tried: request.tried, is_unknown_eligible: false };
+        let unknown = Eligible { is_unknown_eligible: true, ..known };
+        self.balancer.pick(&known, draw).or_else(|| self.balancer.pick(&unknown, draw))
+    }
+
+    fn hash_key(&self, request: &PickRequest<'_>) -> Option<u64> {
+        let Policy::Hash(key) = &self.settings.balance else { return None };
+        match key {
+            HashKey::ClientIp => Some(match request.client_ip {
+                IpAddr::V4(ip) => hash_bytes(&ip.octets()),
+                IpAddr::V6(ip) => hash_bytes(&ip.octets()),
+            }),
+            HashKey::Header(name) => request.headers.get(name.as_str()).map(|value| hash_bytes(value.as_bytes())),
+            HashKey::Cookie(name) => super::sticky::cookie_value(request.headers, name).map(hash_bytes),
+        }
+    }
+
+    fn lease(&self, index: usize, set_cookie: Option<HeaderValue>) -> Option<Picked> {
+        let endpoint = self.endpoints.get(index)?;
+        Some(Picked { lease: endpoint.state.lease(), set_cookie })
+    }
+
+}
+
+/// The endpoints as a balancer sees them.
+#[derive(Clone, Copy)]
+struct Eligible<'a> {
+    endpoints: &'a [Endpoint],
+    tried: &'a [u64],
+    is_unknown_eligible: bool,
+}
+
+impl Candidates for Eligible<'_> {
+    fn is_eligible(&self, index: usize) -> bool {
+        let Some(endpoint) = self.endpoints.get(index) else { return false };
+        let is_well = match endpoint.state.health() {
+            Health::Unchecked | Health::Up => true,
+            Health::Unknown => self.is_unknown_eligible,
+            Health::Down => false,
+        };
+        is_well && endpoint.weight > 0 && !self.tried.contains(&endpoint.state.id)
+    }
+
+    fn in_flight(&self, index: usize) -> u32 {
+        self.endpoints.get(index).map_or(0, |endpoint| endpoint.state.in_flight())
+    }
+}
+
+/// Accepts every certificate, but still wants the peer to hold its key. For `tls.insecure_skip_verify`.
+#[derive(Debug)]
+pub(super) struct AcceptAny(pub(super) Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
