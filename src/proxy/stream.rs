@@ -1,9 +1,10 @@
 //! Byte streams as the data plane sees them: with what was read ahead, and towards endpoints with or without TLS.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -116,7 +117,7 @@ impl<S: AsyncWrite + Unpin, F: Fn(Direction) + Unpin> AsyncWrite for Watched<S, 
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        let written = poll_write_gathered(Pin::new(&mut self.inner), cx, bufs);
         self.tell(written)
     }
 
@@ -125,15 +126,35 @@ impl<S: AsyncWrite + Unpin, F: Fn(Direction) + Unpin> AsyncWrite for Watched<S, 
     }
 }
 
+/// Writes of at most this many bytes in several pieces are copied together: one buffer costs the kernel less than a list of them.
+const GATHER_BYTES_MAX: usize = 2048;
+
+/// Writes `bufs` as one buffer when they are small.
+fn poll_write_gathered<S: AsyncWrite>(stream: Pin<&mut S>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+    if total > GATHER_BYTES_MAX {
+        return stream.poll_write_vectored(cx, bufs);
+    }
+    let mut gathered = [0; GATHER_BYTES_MAX];
+    let mut end = 0;
+    for buf in bufs {
+        if let Some(place) = gathered.get_mut(end..end + buf.len()) {
+            place.copy_from_slice(buf);
+            end += buf.len();
+        }
+    }
+    stream.poll_write(cx, gathered.get(..end).unwrap_or_default())
+}
+
 /// A TCP stream that the pool can look at while hyper reads and writes it.
 #[derive(Clone)]
-pub(crate) struct SharedTcp(Rc<TcpStream>);
+pub(crate) struct SharedTcp(Rc<RefCell<TcpStream>>);
 
 impl SharedTcp {
     /// Whether the peer has closed it, or sent what nobody asked for. One system call; never waits.
     pub(crate) fn is_stale(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
-        match socket2::SockRef::from(&*self.0).peek(&mut byte) {
+        match socket2::SockRef::from(&*self.0.borrow()).peek(&mut byte) {
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
             Ok(_) => true,
         }
@@ -148,7 +169,7 @@ pub(crate) enum UpstreamStream {
 
 impl UpstreamStream {
     pub(crate) fn plain(stream: TcpStream) -> Self {
-        Self::Plain(SharedTcp(Rc::new(stream)))
+        Self::Plain(SharedTcp(Rc::new(RefCell::new(stream))))
     }
 
     /// A second handle on the socket, to look whether it is stale. None under TLS.
@@ -162,33 +183,9 @@ impl UpstreamStream {
 
 impl AsyncRead for UpstreamStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let stream = match self.get_mut() {
-            Self::Tls(stream) => return Pin::new(stream).poll_read(cx, buf),
-            Self::Plain(stream) => &stream.0,
-        };
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read(buf.initialize_unfilled()) {
-                Ok(read) => {
-                    buf.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-}
-
-impl UpstreamStream {
-    /// Writes to the socket as soon as it takes something.
-    fn poll_try_write(stream: &TcpStream, cx: &mut Context<'_>, write: impl Fn() -> io::Result<usize>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            match write() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(&mut *stream.0.borrow_mut()).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -196,36 +193,36 @@ impl UpstreamStream {
 impl AsyncWrite for UpstreamStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
+            Self::Plain(stream) => Pin::new(&mut *stream.0.borrow_mut()).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Plain(stream) => Self::poll_try_write(&stream.0, cx, || stream.0.try_write(buf)),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            Self::Plain(stream) => Pin::new(&mut *stream.0.borrow_mut()).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Plain(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
+            Self::Plain(stream) => Pin::new(&mut *stream.0.borrow_mut()).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Plain(stream) => Poll::Ready(socket2::SockRef::from(&*stream.0).shutdown(std::net::Shutdown::Write)),
         }
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
+            Self::Plain(stream) => poll_write_gathered(Pin::new(&mut *stream.0.borrow_mut()), cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Plain(stream) => Self::poll_try_write(&stream.0, cx, || stream.0.try_write_vectored(bufs)),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tls(stream) => stream.is_write_vectored(),
             Self::Plain(_) => true,
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }
