@@ -201,7 +201,10 @@ impl AccessEntry {
 
 /// Text inside quotes: what could end them, or the line, is escaped.
 fn escape(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().flat_map(|c| if matches!(c, '"' | '\\') || c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    String::from_utf8_lossy(text)
+        .chars()
+        .flat_map(|c| if matches!(c, '"' | '\\') || c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect()
 }
 
 #[cfg(test)]
@@ -209,7 +212,8 @@ mod tests {
     use super::*;
 
     fn entry() -> AccessEntry {
-        let request = Request::get("/a\u{22}b?x=1".replace('"', "%22")).header("host", "a.test").header("user-agent", "x\"y").body(()).unwrap();
+        let request =
+            Request::get("/a\u{22}b?x=1".replace('"', "%22")).header("host", "a.test").header("user-agent", "x\"y").body(()).unwrap();
         let mut entry = AccessEntry::new("127.0.0.1:9".parse().unwrap(), &request);
         entry.at = SystemTime::UNIX_EPOCH;
         (entry.status, entry.bytes, entry.is_complete) = (Some(StatusCode::OK), 12, true);

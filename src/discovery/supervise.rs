@@ -132,6 +132,17 @@ pub enum FeedState {
     Finished,
 }
 
+impl std::fmt::Display for FeedState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Live => f.write_str("live"),
+            Self::Failing { error } => write!(f, "failing: {error}"),
+            Self::Finished => f.write_str("finished"),
+        }
+    }
+}
+
 impl Feed {
     fn new(name: Name, changed: Arc<Notify>) -> Self {
         let status = FeedStatus {

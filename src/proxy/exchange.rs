@@ -26,9 +26,9 @@ use super::body::{ClientBody, RequestBody, ResponseBody, UpstreamBody};
 use super::client::Client;
 use super::error::Failure;
 use super::forwarded;
+use super::head;
 use super::pool::{H1, H2, Key};
 use super::tunnel::Upgrade;
-use super::head;
 use crate::access::AccessEntry;
 use crate::config::upstream::{HostHeader, UpstreamProtocol};
 use crate::middleware::{self, Flow, Verdict};
@@ -96,7 +96,12 @@ async fn run(
 }
 
 /// The one lookup of the table.
-fn find_route(client: &Client, head: &Parts, exchange: &mut middleware::Exchange, held: &mut Held) -> Result<(Arc<Route>, forwarded::Client), Failure> {
+fn find_route(
+    client: &Client,
+    head: &Parts,
+    exchange: &mut middleware::Exchange,
+    held: &mut Held,
+) -> Result<(Arc<Route>, forwarded::Client), Failure> {
     let host = head::host(head)?;
     client.worker.with_table(|table| {
         held.generation = table.generation;

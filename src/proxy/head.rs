@@ -163,7 +163,8 @@ fn remove_named(headers: &mut HeaderMap) {
     let names: Vec<HeaderName> = fields.flat_map(|field| field.split(',')).filter_map(|name| name.trim().parse().ok()).collect();
     for name in names {
         // Naming these would cut off what the message needs to be understood, or who sent it.
-        let is_needed = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE].contains(&name) || name.as_str().starts_with("x-forwarded-");
+        let is_needed =
+            [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE].contains(&name) || name.as_str().starts_with("x-forwarded-");
         if !is_needed {
             headers.remove(name);
         }

@@ -1,12 +1,12 @@
 //! Listeners as workers hold them: a socket to accept on, and the settings of the newest table.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-use std::io;
 
 use metrics::{Counter, Gauge};
 use socket2::{Domain, Protocol, Socket, Type};

@@ -85,7 +85,14 @@ pub(crate) async fn upgraded<S: AsyncRead + AsyncWrite + Unpin>(client: &Rc<Clie
 /// Copies both ways until both sides have ended, one fails, nothing moves for `idle`, or the tunnel is cut.
 ///
 /// When one side ends, the other one is told, and may go on sending (half-close). Gives the bytes sent to the endpoint, and received.
-pub(crate) async fn run<A, B>(tunnels: &Rc<Tunnels>, lease: &Lease, alarm: &Alarm, idle: Duration, near: A, far: B) -> io::Result<(u64, u64)>
+pub(crate) async fn run<A, B>(
+    tunnels: &Rc<Tunnels>,
+    lease: &Lease,
+    alarm: &Alarm,
+    idle: Duration,
+    near: A,
+    far: B,
+) -> io::Result<(u64, u64)>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,

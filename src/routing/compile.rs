@@ -15,8 +15,8 @@ use rustls::pki_types::ServerName;
 use rustls::server::ProducesTickets;
 
 use super::certificates::{BySni, Certificate, read_chain};
-use super::endpoint::{Endpoint, EndpointState};
 use super::conflict::Conflict;
+use super::endpoint::{Endpoint, EndpointState};
 use super::index::{self, Index};
 use super::listener::Listener;
 use super::route::{Route, Target, TcpRoute};
@@ -27,8 +27,8 @@ use crate::balance::Balancer;
 use crate::config::listener::{ListenerProtocol, TlsVersion};
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::snapshot::{Section, UpstreamEntry};
-use crate::config::upstream::UpstreamProtocol;
 use crate::config::suggest;
+use crate::config::upstream::UpstreamProtocol;
 use crate::config::{self, Entry, MiddlewareRef, Pem, Problem, Snapshot};
 use crate::metrics::{Meter, RouteMetrics, UpstreamMetrics};
 use crate::middleware::Step;
@@ -69,7 +69,14 @@ fn settle(snapshot: &Snapshot, previous: &Settled, generation: u64, context: &Co
             it.build().map_err(|error| error.to_string())
         }),
         routes: settle_section(Kind::Route, &snapshot.routes, &previous.routes, generation, problems, build_own_steps),
-        tcp_routes: settle_section(Kind::TcpRoute, &snapshot.tcp_routes, &previous.tcp_routes, generation, problems, config::TcpRoute::check),
+        tcp_routes: settle_section(
+            Kind::TcpRoute,
+            &snapshot.tcp_routes,
+            &previous.tcp_routes,
+            generation,
+            problems,
+            config::TcpRoute::check,
+        ),
         upstreams: settle_upstreams(&snapshot.upstreams, &previous.upstreams, generation, context, problems),
     }
 }
@@ -164,9 +171,13 @@ fn settle_upstream(
         return Some(SettledUpstream { read: read.clone(), entry: Arc::new(entry), ..same.clone() });
     }
     match build_upstream(name, &entry, last_good.map(|good| &*good.built), context, problems) {
-        Ok(built) => {
-            Some(SettledUpstream { read: read.clone(), entry: Arc::new(entry), built: Arc::new(built), since: generation, problems: Arc::new([]) })
-        }
+        Ok(built) => Some(SettledUpstream {
+            read: read.clone(),
+            entry: Arc::new(entry),
+            built: Arc::new(built),
+            since: generation,
+            problems: Arc::new([]),
+        }),
         Err(message) => {
             let mut problem = Problem::error(message).about(ObjectId::new(Kind::Upstream, name));
             problem.origin = entry.settings.map(|settings| settings.origin);
@@ -244,12 +255,19 @@ fn build_upstream(
     let transport = build_transport(&settings, previous, context)?;
     if settings.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
         let problem = Problem::warning("`tls.insecure_skip_verify` is set: anyone on the way can pose as its endpoints");
-        problems.push(problem.about(ObjectId::new(Kind::Upstream, name)).help("set `tls.ca` to the roots that signed the endpoints' certificates"));
+        problems.push(
+            problem.about(ObjectId::new(Kind::Upstream, name)).help("set `tls.ca` to the roots that signed the endpoints' certificates"),
+        );
     }
     let endpoints = build_endpoints(&settings, entry, previous);
     let weights: Vec<(SocketAddr, u16)> = endpoints.iter().map(|endpoint| (endpoint.address, endpoint.weight)).collect();
     let addresses: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
-    let sticky = settings.sticky.as_ref().map(|sticky| StickyTable::new(sticky, name, &addresses, &context.sticky_keys)).transpose().map_err(|error| error.to_string())?;
+    let sticky = settings
+        .sticky
+        .as_ref()
+        .map(|sticky| StickyTable::new(sticky, name, &addresses, &context.sticky_keys))
+        .transpose()
+        .map_err(|error| error.to_string())?;
     let balancer = Balancer::new(&settings.balance, &weights);
     let metrics = previous.map_or_else(|| Arc::new(UpstreamMetrics::new(&context.meter, name)), |previous| previous.metrics.clone());
     Ok(Upstream { name: name.clone(), settings, endpoints, transport, metrics, balancer, sticky })
@@ -442,7 +460,8 @@ fn check_listener_names<'a, T: 'a>(
 
 /// The index, shared with the table before when no rule, priority or listener list changed.
 fn link_index(settled: &Settled, previous: &RoutingTable, problems: &mut Vec<Problem>) -> (Arc<Index>, Arc<[Conflict]>) {
-    let shape = |settled: &Settled| -> Vec<(Name, u64)> { settled.routes.iter().map(|(name, object)| (name.clone(), object.since)).collect() };
+    let shape =
+        |settled: &Settled| -> Vec<(Name, u64)> { settled.routes.iter().map(|(name, object)| (name.clone(), object.since)).collect() };
     let is_same = settled.routes.len() == previous.settled.routes.len() && shape(settled) == shape(&previous.settled);
     let (index, conflicts) =
         if is_same && previous.generation > 0 { (previous.index.clone(), previous.conflicts.clone()) } else { build_index(settled) };
@@ -484,7 +503,13 @@ fn link_tcp_routes(
     for (name, object) in &settled.tcp_routes {
         let Ok(config) = &object.entry.value else { continue };
         let about = |problem: Problem| problem.about(ObjectId::new(Kind::TcpRoute, name)).at(object.entry.origin.clone());
-        check_listener_names(std::slice::from_ref(&config.listener), ListenerProtocol::Tcp, settled, || (Kind::TcpRoute, name, &object.entry), problems);
+        check_listener_names(
+            std::slice::from_ref(&config.listener),
+            ListenerProtocol::Tcp,
+            settled,
+            || (Kind::TcpRoute, name, &object.entry),
+            problems,
+        );
         let target = link_target(Some(&config.upstream), &[], upstreams);
         if let Target::Closed(reason) = &target {
             problems.push(about(Problem::error(&**reason)).effect(format!("connections to listener `{}` are closed", config.listener)));

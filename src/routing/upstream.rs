@@ -121,7 +121,6 @@ impl Upstream {
         let endpoint = self.endpoints.get(index)?;
         Some(Picked { lease: endpoint.state.lease(), set_cookie })
     }
-
 }
 
 /// The endpoints as a balancer sees them.

@@ -1,0 +1,195 @@
+//! The control loop: snapshots → merge → compile → publish → listeners, health checks, endpoints that are gone.
+//!
+//! One task does all of it, in order, so that tables follow each other in order too. It runs on the control runtime; the data plane
+//! never waits for it.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `merge` | the snapshots of all providers → one |
+//! | `pem` | the files that certificates name, read and watched |
+//! | `sockets` | the addresses we accept on, as the table wants them |
+//! | [`status`] | what there is to know of a running server |
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use metrics::{Gauge, Histogram};
+use tokio::sync::watch;
+
+use crate::config::Snapshot;
+use crate::config::problem::Severity;
+use crate::discovery::Supervisor;
+use crate::health::HealthChecks;
+use crate::metrics as names;
+use crate::metrics::Meter;
+use crate::proxy::worker::{Command, WorkerThread};
+use crate::routing::compile::Context;
+use crate::routing::{RoutingTable, compile};
+
+mod merge;
+mod pem;
+mod sockets;
+pub mod status;
+
+use pem::PemFiles;
+use sockets::Sockets;
+use status::Status;
+
+/// How often files that certificates name are looked at, and addresses that could not be bound are tried again.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The control loop with all that it owns.
+pub(crate) struct Control {
+    supervisor: Supervisor,
+    context: Context,
+    workers: Arc<[WorkerThread]>,
+    table: Arc<ArcSwap<RoutingTable>>,
+    status: Arc<Status>,
+    sockets: Sockets,
+    pem: PemFiles,
+    health: HealthChecks,
+    /// Endpoints that are gone, with the time at which what is left to them is cut.
+    cuts: Vec<(Instant, Arc<[u64]>)>,
+    metrics: ControlMetrics,
+}
+
+struct ControlMetrics {
+    generation: Gauge,
+    compile: Histogram,
+    latency: Histogram,
+    errors: Gauge,
+    warnings: Gauge,
+}
+
+impl ControlMetrics {
+    fn new(meter: &Meter) -> Self {
+        Self {
+            generation: meter.gauge(names::TABLE_GENERATION, &[]),
+            compile: meter.histogram(names::TABLE_COMPILE_DURATION, &[]),
+            latency: meter.histogram(names::CHANGE_LATENCY, &[]),
+            errors: meter.gauge(names::PROBLEMS, &[("severity", "error")]),
+            warnings: meter.gauge(names::PROBLEMS, &[("severity", "warning")]),
+        }
+    }
+}
+
+impl Control {
+    pub(crate) fn new(
+        supervisor: Supervisor,
+        context: Context,
+        workers: Arc<[WorkerThread]>,
+        table: Arc<ArcSwap<RoutingTable>>,
+        status: Arc<Status>,
+    ) -> Self {
+        let metrics = ControlMetrics::new(&context.meter);
+        let sockets = Sockets::new(context.meter.clone(), workers.clone(), status.clone());
+        let (pem, health, cuts) = (PemFiles::default(), HealthChecks::new(), Vec::new());
+        Self { supervisor, context, workers, table, status, sockets, pem, health, cuts, metrics }
+    }
+
+    /// Runs until `stop` says so, then ends providers and health checks.
+    pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
+        upkeep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let next_cut = self.cuts.iter().map(|(at, _)| *at).min();
+            tokio::select! {
+                _ = stop.wait_for(|stop| *stop) => break,
+                () = self.supervisor.changed() => self.update(),
+                () = sleep_until(next_cut), if next_cut.is_some() => self.cut(Instant::now()),
+                _ = upkeep.tick() => {
+                    if self.pem.has_changed() {
+                        self.update();
+                    }
+                    self.sockets.reconcile(&self.table.load_full());
+                }
+            }
+        }
+        self.supervisor.stop().await;
+        self.health.stop().await;
+    }
+
+    /// Publishes the table that the newest snapshots make. Nothing is published before every provider has given its first one: a
+    /// table without the routes of one of them would send requests to the wrong place.
+    fn update(&mut self) {
+        let latest: Option<Vec<Arc<Snapshot>>> = self.supervisor.feeds().iter().map(|feed| feed.latest()).collect();
+        let Some(latest) = latest else { return };
+        let Some(seen_at) = latest.iter().map(|snapshot| snapshot.seen_at).max() else { return };
+        let mut snapshot = merge::merge(self.supervisor.feeds(), &latest);
+        self.pem.resolve(&mut snapshot);
+        let started = Instant::now();
+        let previous = self.table.load_full();
+        let table = Arc::new(compile(&snapshot, &previous, &self.context));
+        self.metrics.compile.record(started.elapsed().as_secs_f64());
+        self.publish(&previous, table);
+        self.metrics.latency.record(seen_at.elapsed().as_secs_f64());
+    }
+
+    fn publish(&mut self, previous: &RoutingTable, table: Arc<RoutingTable>) {
+        self.table.store(table.clone());
+        self.sockets.reconcile(&table);
+        self.retire(previous, &table, Instant::now());
+        self.health.reconcile(&table);
+        self.report(previous, &table);
+        self.status.published(table.generation);
+    }
+
+    /// Endpoints that no upstream holds any more get no new request; what they have in flight may go on for the drain time.
+    fn retire(&mut self, previous: &RoutingTable, table: &RoutingTable, now: Instant) {
+        for (name, before) in &previous.upstreams {
+            let after = table.upstreams.get(name);
+            if after.is_some_and(|after| Arc::ptr_eq(before, after)) {
+                continue;
+            }
+            let held: HashSet<u64> = after.iter().flat_map(|after| &after.endpoints).map(|endpoint| endpoint.state.id).collect();
+            let gone = before.endpoints.iter().filter(|endpoint| !held.contains(&endpoint.state.id));
+            let gone: Arc<[u64]> = gone.inspect(|endpoint| endpoint.state.retire()).map(|endpoint| endpoint.state.id).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            self.tell(|| Command::Retire(gone.clone()));
+            self.cuts.push((now + before.settings.drain_timeout, gone));
+        }
+    }
+
+    fn cut(&mut self, now: Instant) {
+        let (due, later) = std::mem::take(&mut self.cuts).into_iter().partition(|(at, _)| *at <= now);
+        self.cuts = later;
+        let due: Vec<(Instant, Arc<[u64]>)> = due;
+        for (_, endpoints) in due {
+            self.tell(|| Command::Cut(endpoints.clone()));
+        }
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        self.workers.iter().for_each(|worker| worker.tell(command()));
+    }
+
+    /// Logs what is new among the problems, and counts them.
+    fn report(&self, previous: &RoutingTable, table: &RoutingTable) {
+        let count = |severity| table.problems.iter().filter(|problem| problem.severity == severity).count() as f64;
+        self.metrics.generation.set(table.generation as f64);
+        self.metrics.errors.set(count(Severity::Error));
+        self.metrics.warnings.set(count(Severity::Warning));
+        tracing::debug!(generation = table.generation, routes = table.routes.len(), upstreams = table.upstreams.len(), "table published");
+        for problem in table.problems.iter().filter(|problem| !previous.problems.contains(problem)) {
+            let text = problem.render(false);
+            match problem.severity {
+                Severity::Error => tracing::error!("{text}"),
+                Severity::Warning => tracing::warn!("{text}"),
+            }
+        }
+        if table.problems.is_empty() && !previous.problems.is_empty() {
+            tracing::info!(generation = table.generation, "no problems are left");
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,139 @@
+//! What there is to know of a running server: for its owner, for the admin API and for readiness.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::config::Problem;
+use crate::config::listener::ListenerProtocol;
+use crate::config::problem::{Kind, ObjectId};
+use crate::discovery::Feed;
+use crate::names::Name;
+use crate::routing::RoutingTable;
+
+/// What is known of a running server. Always current.
+pub struct Status {
+    table: Arc<ArcSwap<RoutingTable>>,
+    feeds: Vec<Arc<Feed>>,
+    listeners: Mutex<BTreeMap<Name, ListenerStatus>>,
+    generation: watch::Sender<u64>,
+    is_draining: AtomicBool,
+}
+
+/// What became of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListenerStatus {
+    /// The address that is wanted.
+    pub address: SocketAddr,
+    /// What is spoken on it.
+    pub protocol: ListenerProtocol,
+    /// The address that it has: another one when port 0 was wanted. None: it could not be bound.
+    pub bound: Option<SocketAddr>,
+    /// Why it could not be bound.
+    pub error: Option<String>,
+}
+
+/// Whether traffic may be sent to us, and if not, what is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Whether nothing is missing.
+    pub ready: bool,
+    /// What is: `provider etcd: no snapshot yet: connect: refused`.
+    pub missing: Vec<String>,
+}
+
+impl Status {
+    pub(crate) fn new(table: Arc<ArcSwap<RoutingTable>>, feeds: Vec<Arc<Feed>>) -> Self {
+        let (generation, _) = watch::channel(0);
+        Self { table, feeds, listeners: Mutex::default(), generation, is_draining: AtomicBool::new(false) }
+    }
+
+    /// The table in force.
+    #[must_use]
+    pub fn table(&self) -> Arc<RoutingTable> {
+        self.table.load_full()
+    }
+
+    /// The providers' feeds, in the order of their declaration.
+    #[must_use]
+    pub fn feeds(&self) -> &[Arc<Feed>] {
+        &self.feeds
+    }
+
+    /// The listeners that the table wants.
+    #[must_use]
+    pub fn listeners(&self) -> BTreeMap<Name, ListenerStatus> {
+        self.lock().clone()
+    }
+
+    /// Follows the generation of the table in force. It is told when the listeners of that table are open.
+    #[must_use]
+    pub fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// The problems of the table in force, and of its listeners.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.table.load().problems.clone();
+        problems.extend(self.lock().iter().filter_map(|(name, listener)| listener.problem(name)));
+        problems
+    }
+
+    /// Ready is who has a complete snapshot of every provider, has bound every address, and is not about to end.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let mut missing = Vec::new();
+        if self.is_draining.load(Ordering::Relaxed) {
+            missing.push("shutting down".into());
+        }
+        for feed in self.feeds.iter().filter(|feed| feed.latest().is_none()) {
+            missing.push(format!("provider {}: no snapshot yet: {}", feed.name(), feed.status().state));
+        }
+        if missing.is_empty() && *self.generation.borrow() == 0 {
+            missing.push("the first table is being compiled".into());
+        }
+        for (name, listener) in self.lock().iter() {
+            missing.extend(listener.error.as_ref().map(|error| format!("listener {name}: {}: {error}", listener.address)));
+        }
+        Readiness { ready: missing.is_empty(), missing }
+    }
+
+    pub(crate) fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn published(&self, generation: u64) {
+        self.generation.send_replace(generation);
+    }
+
+    /// Notes an attempt to open a listener. True when it says something new.
+    pub(super) fn listener_tried(&self, name: &Name, status: ListenerStatus) -> bool {
+        self.lock().insert(name.clone(), status.clone()).as_ref() != Some(&status)
+    }
+
+    pub(super) fn listener_closed(&self, name: &Name) {
+        self.lock().remove(name);
+    }
+
+    pub(super) fn forget_listeners_except<T>(&self, wanted: &BTreeMap<Name, T>) {
+        self.lock().retain(|name, _| wanted.contains_key(name));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, ListenerStatus>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ListenerStatus {
+    fn problem(&self, name: &Name) -> Option<Problem> {
+        let error = self.error.as_ref()?;
+        let problem = Problem::error(format!("cannot listen on {}: {error}", self.address)).about(ObjectId::new(Kind::Listener, name));
+        Some(problem.effect("nothing is accepted there; it is tried again every second"))
+    }
+}
