@@ -27,6 +27,18 @@ static HOP_BY_HOP: [HeaderName; HOPS] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+/// The lengths of the names in [`HOP_BY_HOP`].
+const HOP_LENGTHS: u32 = lengths(&[
+    "connection",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "keep-alive",
+    "proxy-connection",
+]);
+
 /// Checks the head and normalises its path.
 ///
 /// # Errors
@@ -44,7 +56,27 @@ fn bad(cause: &'static str) -> Failure {
     Failure::client(StatusCode::BAD_REQUEST, cause)
 }
 
+/// Whether a field of this name could be one of `names`: most names are told apart by their length alone, without a comparison.
+fn may_be(name: &HeaderName, lengths: u32) -> bool {
+    1_u32.checked_shl(u32::try_from(name.as_str().len()).unwrap_or(u32::MAX)).is_some_and(|bit| lengths & bit != 0)
+}
+
+/// The lengths of names, as bits.
+const fn lengths(names: &[&str]) -> u32 {
+    let (mut bits, mut at) = (0, 0);
+    while at < names.len() {
+        bits |= 1 << names[at].len();
+        at += 1;
+    }
+    bits
+}
+
+const FRAMING: u32 = lengths(&["transfer-encoding", "content-length"]);
+
 fn check_framing(head: &Parts) -> Result<(), Failure> {
+    if !head.headers.keys().any(|name| may_be(name, FRAMING)) {
+        return Ok(());
+    }
     let mut encodings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
     if let Some(encoding) = encodings.next() {
         let is_chunked = encoding.as_bytes().eq_ignore_ascii_case(b"chunked") && encodings.next().is_none();
@@ -129,7 +161,7 @@ fn names_option(headers: &HeaderMap, option: &str) -> bool {
 /// Takes out what concerns the connection it came on, and what `Connection` names (RFC 9110 section 7.6.1).
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let mut found = [false; HOPS];
-    for name in headers.keys() {
+    for name in headers.keys().filter(|name| may_be(name, HOP_LENGTHS)) {
         for (found, hop) in found.iter_mut().zip(&HOP_BY_HOP) {
             *found |= name == hop;
         }

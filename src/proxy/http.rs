@@ -41,7 +41,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, stream
         let client = Client::new(worker, handle, peer, local, false, &listener);
         return serve_plain(client, stream, limits).await;
     };
-    let handshake = TlsAcceptor::from(tls.clone()).accept(stream);
+    let handshake = Box::pin(TlsAcceptor::from(tls.clone()).accept(stream));
     let stream = match tokio::time::timeout(timeouts.client_header, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}"),
@@ -49,10 +49,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, stream
     };
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let client = Client::new(worker, handle, peer, local, true, &listener);
+    // Boxed: what TLS and HTTP/2 need would otherwise be part of every connection's task, also of those that have neither.
     if is_h2 {
-        serve_h2(client, Bytes::new(), stream, limits).await;
+        Box::pin(serve_h2(client, Bytes::new(), stream, limits)).await;
     } else {
-        serve_h1(client, Bytes::new(), stream, limits).await;
+        Box::pin(serve_h1(client, Bytes::new(), stream, limits)).await;
     }
 }
 
@@ -70,7 +71,7 @@ async fn serve_plain(client: Rc<Client>, mut stream: TcpStream, limits: Listener
             return serve_h1(client, prefix.freeze(), stream, limits).await;
         }
         if seen == H2_PREFACE.len() {
-            return serve_h2(client, prefix.freeze(), stream, limits).await;
+            return Box::pin(serve_h2(client, prefix.freeze(), stream, limits)).await;
         }
     }
 }

@@ -136,7 +136,7 @@ impl ListenerHandle {
             let _open = open;
             match handle.shared.protocol {
                 ListenerProtocol::Http => super::http::serve(task_worker, handle, stream, peer).await,
-                ListenerProtocol::Tcp => super::tcp::serve(task_worker, handle, stream, peer).await,
+                ListenerProtocol::Tcp => Box::pin(super::tcp::serve(task_worker, handle, stream, peer)).await,
             }
         });
     }
