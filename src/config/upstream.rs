@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -390,10 +391,15 @@ impl TryFrom<HealthTable> for Health {
 
     fn try_from(table: HealthTable) -> Result<Self, String> {
         let probe = match (table.http, table.tcp) {
-            (Some(path), false) if path.starts_with('/') => {
+            (Some(_), false) if table.host.as_deref().is_some_and(|host| host.parse::<Authority>().is_err()) => {
+                return Err(format!("`host = {:?}` is not a host, with or without a port", table.host.unwrap_or_default()));
+            }
+            (Some(path), false) if path.starts_with('/') && path.parse::<PathAndQuery>().is_ok() => {
                 Probe::Http { path, host: table.host, status: parse_status(table.status.as_deref().unwrap_or("200-399"))? }
             }
-            (Some(path), false) => return Err(format!("`http = {path:?}` must be a path that starts with `/`")),
+            (Some(path), false) => {
+                return Err(format!("`http = {path:?}` must be a path that starts with `/`, without spaces and the like"));
+            }
             (None, true) if table.host.is_some() || table.status.is_some() => {
                 return Err("`host` and `status` apply to `http` checks only".into());
             }
@@ -459,7 +465,7 @@ mod tests {
             (r#"{"protocol":"h2c","tls":{}}"#, "without TLS"),
             (r#"{"balance":{"hash":{"header":"a b"}}}"#, "is not the name of one"),
             (r#"{"balance":{"hash":{"cookie":""}}}"#, "is not the name of one"),
-            (r#"{"sticky":{"cookie":"a;b"}}"#, "is not the name of one"),
+            (r#"{"sticky":{"cookie":"a;b"}}"#, "must not contain"),
             (r#"{"sticky":{"cookie":"a","path":"x"}}"#, "a cookie can have"),
             (r#"{"host":{"rewrite":"a\nb"}}"#, "cannot be rewritten"),
             (r#"{"timeouts":{"connect":"0s"}}"#, "more than zero"),
@@ -477,6 +483,9 @@ mod tests {
         let probe = check(r#"{"http":"/up","status":"204"}"#).unwrap().probe;
         assert_eq!(probe, Probe::Http { path: "/up".into(), host: None, status: (204, 204) });
         assert!(check(r#"{"http":"up"}"#).is_err());
+        assert!(check(r#"{"http":"/a b"}"#).unwrap_err().contains("must be a path"));
+        assert!(check(r#"{"http":"/up","host":"a b"}"#).unwrap_err().contains("is not a host"));
+        assert!(check(r#"{"http":"/up","host":"shop.test:8080"}"#).is_ok());
         assert!(check(r#"{"tcp":true,"status":"200"}"#).is_err());
         assert!(check(r#"{}"#).is_err());
     }

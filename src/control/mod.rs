@@ -85,7 +85,7 @@ impl Control {
     ) -> Self {
         let metrics = ControlMetrics::new(&context.meter);
         let sockets = Sockets::new(context.meter.clone(), workers.clone(), status.clone());
-        let (pem, health, cuts) = (PemFiles::default(), HealthChecks::new(), Vec::new());
+        let (pem, health, cuts) = (PemFiles::default(), HealthChecks::new(tokio::runtime::Handle::current()), Vec::new());
         Self { supervisor, context, workers, table, status, sockets, pem, health, cuts, metrics }
     }
 

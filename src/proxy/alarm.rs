@@ -58,10 +58,6 @@ impl Alarms {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The time of the last tick.
-    pub(crate) fn now(&self) -> Instant {
-        self.now.get()
-    }
 }
 
 /// One limit, of one task. Gone when dropped.

@@ -105,7 +105,7 @@ impl EndpointState {
         Health::from_bits(self.health.load(Ordering::Relaxed))
     }
 
-    /// Sets its health. Called by health checks, and by the compiler when checks begin or end.
+    /// Sets its health. Called by health checks alone: after each table they also see to those whose checks began or ended.
     pub fn set_health(&self, health: Health, at: SystemTime, reason: impl Into<String>) {
         let change = HealthChange { at, reason: reason.into() };
         *self.last_change.lock().unwrap_or_else(PoisonError::into_inner) = Some(change);

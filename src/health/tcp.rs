@@ -1,0 +1,44 @@
+//! The TCP probe: a connection is accepted, and its TLS handshake succeeds if the upstream speaks TLS.
+
+use super::connect::{Target, connect};
+use super::failure::Failure;
+
+/// Probes `target`; says what was found.
+pub(super) async fn probe(target: &Target<'_>) -> Result<String, Failure> {
+    connect(target).await?;
+    Ok("connected".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::testing::{Server, certified, transport};
+    use super::*;
+    use crate::config::upstream::{UpstreamProtocol, UpstreamTls};
+    use crate::health::deadline::Deadline;
+
+    async fn check(server: &Server, tls: Option<UpstreamTls>, limit: Duration) -> Result<String, String> {
+        let transport = transport(UpstreamProtocol::Http1, tls);
+        let target = Target { address: server.address, transport: &transport, deadline: Deadline::after(limit) };
+        probe(&target).await.map_err(|failure| failure.reason)
+    }
+
+    #[tokio::test]
+    async fn wants_a_connection_and_nothing_more() {
+        let mut server = Server::mute().await;
+        assert_eq!(check(&server, None, Duration::from_secs(10)).await, Ok("connected".into()));
+        server.close().await;
+        assert_eq!(check(&server, None, Duration::from_secs(10)).await, Err("connect: refused".into()));
+    }
+
+    #[tokio::test]
+    async fn wants_the_tls_handshake_too() {
+        let (tls, certificate) = certified();
+        let server = Server::https1(certificate).await;
+        assert_eq!(check(&server, Some(tls.clone()), Duration::from_secs(10)).await, Ok("connected".into()));
+        let mute = Server::mute().await;
+        let limit = Duration::from_millis(50);
+        assert_eq!(check(&mute, Some(tls), limit).await, Err("TLS handshake: timed out after 50ms".into()));
+    }
+}
