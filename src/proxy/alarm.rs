@@ -57,7 +57,6 @@ impl Alarms {
         let wakers: Vec<Waker> = self.entries.borrow().iter().filter_map(|(_, entry)| entry.waker.clone()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
-
 }
 
 /// One limit, of one task. Gone when dropped.

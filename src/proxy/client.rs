@@ -1,9 +1,11 @@
 //! One connection from a client, as its requests see it: who it is, what phase it is in, and how long that may last.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use http::{HeaderMap, HeaderValue};
 
@@ -32,6 +34,23 @@ pub(crate) struct Client {
     peer_headers: RefCell<(Arc<Listener>, PeerHeaders)>,
     phase: Cell<Phase>,
     streams: Cell<u32>,
+}
+
+/// One stream of an HTTP/2 connection, from the head of its request to the end of its response.
+pub(crate) struct Stream(Rc<Client>);
+
+impl Stream {
+    pub(crate) fn open(client: &Rc<Client>) -> Self {
+        client.streams.set(client.streams.get() + 1);
+        Self(client.clone())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+        self.0.progress(Direction::Read);
+    }
 }
 
 fn peer_headers(peer: SocketAddr, local: SocketAddr, is_tls: bool, listener: &Listener) -> PeerHeaders {
@@ -95,7 +114,8 @@ impl Client {
 
     /// HTTP/1.1: the exchange is over, the next request may come.
     pub(crate) fn end_exchange(&self) {
-        if self.phase.replace(Phase::Idle) == Phase::Exchange {
+        if self.phase.get() == Phase::Exchange {
+            self.phase.set(Phase::Idle);
             self.alarm.set(self.timeouts.client_idle);
         }
     }
@@ -106,15 +126,15 @@ impl Client {
         self.alarm.set(self.timeouts.client_idle);
     }
 
-    /// HTTP/2: a stream begins.
-    pub(crate) fn open_stream(&self) {
-        self.streams.set(self.streams.get() + 1);
-    }
-
-    /// HTTP/2: a stream is over.
-    pub(crate) fn close_stream(&self) {
-        self.streams.set(self.streams.get().saturating_sub(1));
-        self.progress(Direction::Read);
+    /// Runs `step` of the connection's beginning. None: it took longer than the limit in force, or we are about to end.
+    pub(crate) async fn within_limit<T>(&self, step: impl Future<Output = T>) -> Option<T> {
+        let mut step = std::pin::pin!(step);
+        poll_fn(|cx| match step.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if self.alarm.poll(cx) || self.is_draining() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
     }
 
     /// Bytes were read from the client, or written to it.

@@ -17,13 +17,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 
 use super::alarm::Alarm;
 use super::body::{ClientBody, RequestBody, ResponseBody, UpstreamBody};
-use super::client::Client;
+use super::client::{Client, Stream};
 use super::error::Failure;
 use super::forwarded;
 use super::head;
@@ -41,16 +41,23 @@ use crate::rule::RequestView;
 const STEP_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Answers one request.
-pub(crate) async fn answer(client: Rc<Client>, alarm: Rc<Alarm>, request: Request<Incoming>) -> Response<ResponseBody> {
-    let mut held = Held::new(&client, &request);
+///
+/// `alarm` keeps its time limits; `stream` is the stream it came on, with HTTP/2.
+pub(crate) async fn answer(
+    client: Rc<Client>,
+    alarm: Rc<Alarm>,
+    stream: Option<Stream>,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let mut held = Held::new(&client, stream, &request);
     let (mut head, body) = request.into_parts();
     let mut exchange = middleware::Exchange { client_ip: client.peer.ip(), is_https: client.is_tls, body_bytes_max: None };
     match run(&client, &alarm, &mut head, body, &mut exchange, &mut held).await {
         Ok(Answer::Upstream(response)) => from_upstream(response, alarm, &exchange, held),
-        Ok(Answer::Own(response)) => own(*response, &exchange, held),
+        Ok(Answer::Own(response)) => own(*response, &alarm, &exchange, held),
         Err(failure) => {
             held.note(&failure);
-            let mut response = own(failure.response(), &exchange, held);
+            let mut response = own(failure.response(), &alarm, &exchange, held);
             if failure.status == StatusCode::BAD_REQUEST && head.version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -443,7 +450,7 @@ fn request_body_of(body: Option<&Rc<ClientBody>>) -> RequestBody {
 
 /// Makes of the client's head the one that endpoints get.
 fn prepare(head: &mut Parts, upstream: &Upstream, upgrade: Option<&HeaderValue>) {
-    head::remove_hop_by_hop(&mut head.headers);
+    let wants_trailers = head::remove_hop_by_hop(&mut head.headers);
     head.headers.remove(header::EXPECT);
     head.extensions = http::Extensions::new();
     if let Some(protocol) = upgrade {
@@ -452,7 +459,13 @@ fn prepare(head: &mut Parts, upstream: &Upstream, upgrade: Option<&HeaderValue>)
     }
     match upstream.transport.protocol {
         UpstreamProtocol::Http1 => to_origin_form(head),
-        UpstreamProtocol::H2 | UpstreamProtocol::H2c => to_absolute_form(head, upstream.transport.tls.is_some()),
+        UpstreamProtocol::H2 | UpstreamProtocol::H2c => {
+            to_absolute_form(head, upstream.transport.tls.is_some());
+            // gRPC needs it, HTTP/2 allows it (RFC 9113 section 8.2.2), and it is true: trailers are forwarded.
+            if wants_trailers {
+                head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+            }
+        }
     }
     if let HostHeader::Rewrite(host) = &upstream.settings.host {
         set_host(head, host);
@@ -471,6 +484,18 @@ fn to_origin_form(head: &mut Parts) {
     }
     if let Some(path) = parts.path_and_query {
         head.uri = Uri::from(path);
+    }
+    join_cookies(&mut head.headers);
+}
+
+/// HTTP/2 may send cookies one by one; HTTP/1.1 has one field for all (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -522,10 +547,10 @@ fn from_upstream(answer: Box<FromUpstream>, alarm: Rc<Alarm>, exchange: &middlew
     Response::from_parts(head, ResponseBody::Upstream(Box::new(body)))
 }
 
-fn own(response: Response<Bytes>, exchange: &middleware::Exchange, mut held: Held) -> Response<ResponseBody> {
+fn own(response: Response<Bytes>, alarm: &Alarm, exchange: &middleware::Exchange, mut held: Held) -> Response<ResponseBody> {
     let (mut head, body) = response.into_parts();
     held.respond(&mut head, exchange);
-    held.alarm_for_client();
+    alarm.set(held.client.timeouts.client_idle);
     if body.is_empty() {
         held.complete();
     }
@@ -535,6 +560,7 @@ fn own(response: Response<Bytes>, exchange: &middleware::Exchange, mut held: Hel
 /// What an exchange holds until the last byte of its response: the endpoint's lease and connection, and what is to be counted.
 pub(crate) struct Held {
     client: Rc<Client>,
+    stream: Option<Stream>,
     started: Instant,
     generation: u64,
     route: Option<Arc<Route>>,
@@ -552,11 +578,23 @@ enum Connection {
 }
 
 impl Held {
-    fn new(client: &Rc<Client>, request: &Request<Incoming>) -> Self {
+    fn new(client: &Rc<Client>, stream: Option<Stream>, request: &Request<Incoming>) -> Self {
         let log = client.worker.access_log.as_ref().map(|_| Box::new(AccessEntry::new(client.peer, request)));
         let started = Instant::now();
         let client = client.clone();
-        Self { client, started, generation: 0, route: None, lease: None, connection: None, status: None, bytes: 0, is_complete: false, log }
+        Self {
+            client,
+            stream,
+            started,
+            generation: 0,
+            route: None,
+            lease: None,
+            connection: None,
+            status: None,
+            bytes: 0,
+            is_complete: false,
+            log,
+        }
     }
 
     fn begin(&mut self, route: Arc<Route>) {
@@ -590,10 +628,6 @@ impl Held {
         }
     }
 
-    fn alarm_for_client(&self) {
-        self.client.alarm.set(self.client.timeouts.client_idle);
-    }
-
     /// Bytes of the body went by.
     pub(crate) fn count(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
@@ -625,6 +659,7 @@ impl Held {
             self.client.worker.pool.put_h1(key, connection, &upstream.settings.keepalive, now);
         }
         self.lease = None;
+        self.stream = None;
         self.client.end_exchange();
     }
 

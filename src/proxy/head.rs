@@ -159,7 +159,9 @@ fn names_option(headers: &HeaderMap, option: &str) -> bool {
 }
 
 /// Takes out what concerns the connection it came on, and what `Connection` names (RFC 9110 section 7.6.1).
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+///
+/// True when `TE: trailers` was among it.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     let mut found = [false; HOPS];
     for name in headers.keys().filter(|name| may_be(name, HOP_LENGTHS)) {
         for (found, hop) in found.iter_mut().zip(&HOP_BY_HOP) {
@@ -167,7 +169,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
     }
     if found == [false; HOPS] {
-        return;
+        return false;
     }
     let wants_trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     if names_more_than_options(headers) {
@@ -176,10 +178,7 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for (_, hop) in found.iter().zip(&HOP_BY_HOP).filter(|(found, _)| **found) {
         headers.remove(hop);
     }
-    // gRPC needs it, HTTP/2 allows it, and it is true: we do forward trailers.
-    if wants_trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
+    wants_trailers
 }
 
 fn names_more_than_options(headers: &HeaderMap) -> bool {

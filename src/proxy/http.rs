@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::ResponseBody;
-use super::client::Client;
+use super::client::{Client, Stream};
 use super::exchange::answer;
 use super::listener::ListenerHandle;
 use super::stream::{Prefixed, Watched};
@@ -32,23 +32,19 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Serves a connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, stream: TcpStream, peer: SocketAddr) {
     let listener = worker.with_table(|table| handle.settings(table));
-    let (limits, timeouts) = (listener.settings.limits, listener.settings.timeouts);
+    let limits = listener.settings.limits;
     let Ok(local) = stream.local_addr() else { return };
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let Some(tls) = &listener.tls else {
-        let client = Client::new(worker, handle, peer, local, false, &listener);
-        return serve_plain(client, stream, limits).await;
-    };
-    let handshake = Box::pin(TlsAcceptor::from(tls.clone()).accept(stream));
-    let stream = match tokio::time::timeout(timeouts.client_header, handshake).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}"),
-        Err(_) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
+    let client = Client::new(worker, handle, peer, local, listener.tls.is_some(), &listener);
+    let Some(tls) = &listener.tls else { return serve_plain(client, stream, limits).await };
+    let stream = match client.within_limit(Box::pin(TlsAcceptor::from(tls.clone()).accept(stream))).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}"),
+        None => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
     };
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let client = Client::new(worker, handle, peer, local, true, &listener);
     // Boxed: what TLS and HTTP/2 need would otherwise be part of every connection's task, also of those that have neither.
     if is_h2 {
         Box::pin(serve_h2(client, Bytes::new(), stream, limits)).await;
@@ -60,10 +56,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, stream
 /// Without ALPN the first bytes tell the protocol.
 async fn serve_plain(client: Rc<Client>, mut stream: TcpStream, limits: ListenerLimits) {
     let mut prefix = BytesMut::with_capacity(2048);
-    let limit = client.timeouts.client_header;
     loop {
-        match tokio::time::timeout(limit, stream.read_buf(&mut prefix)).await {
-            Ok(Ok(read)) if read > 0 => {}
+        match client.within_limit(stream.read_buf(&mut prefix)).await {
+            Some(Ok(read)) if read > 0 => {}
             _ => return,
         }
         let seen = prefix.len().min(H2_PREFACE.len());
@@ -82,7 +77,7 @@ async fn serve_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
         async move {
             client.begin_exchange();
             let alarm = client.alarm.clone();
-            Ok::<Response<ResponseBody>, Infallible>(answer(client, alarm, request).await)
+            Ok::<Response<ResponseBody>, Infallible>(answer(client, alarm, None, request).await)
         }
     });
     let io = TokioIo::new(Watched::new(Prefixed::new(prefix, stream), |direction| client.progress(direction)));
@@ -119,12 +114,10 @@ async fn serve_h2<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
     client.multiplex();
     let service = service_fn(|request: Request<Incoming>| {
         let stream = Stream::open(&client);
+        let client = client.clone();
         async move {
-            let client = stream.0.clone();
             let alarm = Rc::new(client.worker.alarms.alarm());
-            let response = answer(client, alarm, request).await;
-            drop(stream);
-            Ok::<Response<ResponseBody>, Infallible>(response)
+            Ok::<Response<ResponseBody>, Infallible>(answer(client, alarm, Some(stream), request).await)
         }
     });
     let io = TokioIo::new(Watched::new(Prefixed::new(prefix, stream), |direction| client.progress(direction)));
@@ -155,21 +148,5 @@ async fn serve_h2<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
         None => tracing::debug!(peer = %client.peer, "closed: idle for too long"),
         Some(Err(error)) => tracing::debug!(peer = %client.peer, "closed: {error}"),
         Some(Ok(())) => {}
-    }
-}
-
-/// One stream of an HTTP/2 connection, counted until its response begins.
-struct Stream(Rc<Client>);
-
-impl Stream {
-    fn open(client: &Rc<Client>) -> Self {
-        client.open_stream();
-        Self(client.clone())
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.close_stream();
     }
 }

@@ -116,8 +116,15 @@ impl ListenerHandle {
                 () = self.close.notified() => {}
             }
         }
-        while let Some(accepted) = ready_or_none(listener.accept()).await {
-            self.accepted(&worker, accepted).await;
+        self.accept_queued(&worker, listener).await;
+    }
+
+    /// Asks the system, not the runtime, which may not have heard of the last ones yet.
+    async fn accept_queued(self: &Rc<Self>, worker: &Rc<Worker>, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else { return };
+        while let Ok((stream, peer)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+            self.accepted(worker, stream.map(|stream| (stream, peer))).await;
         }
     }
 
@@ -149,16 +156,6 @@ impl ListenerHandle {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-}
-
-/// What `future` gives without waiting.
-async fn ready_or_none<T>(future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
-    })
-    .await
 }
 
 /// One open connection, counted until it is dropped.
