@@ -82,19 +82,16 @@ impl Meter {
     }
 
     /// A counter of `what` with these labels.
-    #[must_use]
     pub fn counter(&self, what: Description, labels: &[(&'static str, &str)]) -> Counter {
         self.recorder.register_counter(&key(what, labels), &METADATA)
     }
 
     /// A gauge of `what` with these labels.
-    #[must_use]
     pub fn gauge(&self, what: Description, labels: &[(&'static str, &str)]) -> Gauge {
         self.recorder.register_gauge(&key(what, labels), &METADATA)
     }
 
     /// A histogram of `what` with these labels.
-    #[must_use]
     pub fn histogram(&self, what: Description, labels: &[(&'static str, &str)]) -> Histogram {
         self.recorder.register_histogram(&key(what, labels), &METADATA)
     }
@@ -252,7 +249,7 @@ impl Registry {
         let mut text = String::new();
         for description in ALL {
             let mut of_name: Vec<_> = series.iter().filter(|(key, _)| key.name() == description.name).collect();
-            of_name.sort_by(|(a, _), (b, _)| a.cmp(b));
+            of_name.sort_by_key(|(key, _)| *key);
             let Some((_, first)) = of_name.first() else { continue };
             let _ = writeln!(text, "# HELP {} {}", description.name, description.help);
             let _ = writeln!(text, "# TYPE {} {}", description.name, first.kind());

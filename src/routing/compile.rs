@@ -201,8 +201,7 @@ fn without_bad_parts(
     last_good: Option<&UpstreamEntry>,
     problems: &mut Vec<Problem>,
 ) -> Option<UpstreamEntry> {
-    let mut good = UpstreamEntry::default();
-    good.settings = match &read.settings {
+    let settings = match &read.settings {
         Some(Entry { value: Err(problem), .. }) => {
             let before = last_good.map(|before| before.settings.clone());
             let effect = match &before {
@@ -214,6 +213,7 @@ fn without_bad_parts(
         }
         fine => fine.clone(),
     };
+    let mut good = UpstreamEntry { settings, endpoints: BTreeMap::new() };
     for (id, endpoint) in &read.endpoints {
         match &endpoint.value {
             Ok(_) => {
