@@ -229,8 +229,8 @@ impl PeerHeaders {
         write_client: impl FnOnce(&mut Text) -> fmt::Result,
     ) -> Option<HeaderValue> {
         let before = headers.get_all(name);
-        let bytes: usize = before.iter().map(|value| value.len() + 2).sum();
-        if bytes > 0 {
+        if before.iter().any(has_element) {
+            let bytes = before.iter().map(|value| value.len() + 2).sum();
             return join(before.iter().map(HeaderValue::as_bytes), bytes, hop);
         }
         if client.ip == self.peer.ip {
@@ -239,6 +239,11 @@ impl PeerHeaders {
         let client = Text::of(write_client);
         join([client.as_bytes()].into_iter(), client.as_bytes().len() + 2, hop)
     }
+}
+
+/// Whether a list is more than commas and space. What is not names no client, and must not stand in the way of who does.
+fn has_element(list: &HeaderValue) -> bool {
+    list.as_bytes().iter().any(|byte| !matches!(byte, b',' | b' ' | b'\t'))
 }
 
 fn proto(client: Client) -> HeaderValue {
@@ -576,6 +581,17 @@ mod tests {
         assert!(lines.contains(&"x-forwarded-proto: https".into()));
         let lines = applied("10.0.0.1", Forwarded::Rfc7239, &["x-forwarded-for: 2001:db8::1", "x-forwarded-proto: https"]);
         assert_eq!(lines, ["forwarded: for=\"[2001:db8::1]\";proto=https, for=10.0.0.1;proto=http;host=\"a.com:80\""]);
+    }
+
+    /// A field without an element in it does not name the client, so the other kind does, and the client is not lost.
+    #[test]
+    fn empty_fields_hide_nobody() {
+        for empty in ["forwarded: ", "forwarded: , ,"] {
+            let told = ["x-forwarded-for: 1.1.1.1", empty];
+            assert_eq!(client("10.0.0.1", Forwarded::Rfc7239, &told), "1.1.1.1 http");
+            let expected = "forwarded: for=1.1.1.1;proto=http, for=10.0.0.1;proto=http;host=\"a.com:80\"";
+            assert_eq!(applied("10.0.0.1", Forwarded::Rfc7239, &told), [expected]);
+        }
     }
 
     #[test]
