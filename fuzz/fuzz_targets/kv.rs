@@ -1,0 +1,89 @@
+//! A key/value tree under arbitrary changes. Each line is one: `+KEY=VALUE` puts, `-KEY` deletes, `!` replaces the whole by what the
+//! store holds then. Keys without a leading `/` are below the prefix.
+
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use libfuzzer_sys::fuzz_target;
+use nuncio::config::{Problem, Snapshot};
+use nuncio::discovery::kv::{Pair, STRAYS_MAX, Tree};
+use nuncio::names::Name;
+
+const PREFIX: &str = "/nuncio";
+
+type Store = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut store = Store::new();
+    let mut tree = Tree::new(PREFIX, Name::literal("kv"));
+    let now = Instant::now();
+    let mut before = tree.snapshot(None, now);
+    for line in bytes.split(|byte| *byte == b'\n').take(64) {
+        let is_changed = match line.split_first() {
+            Some((b'+', pair)) => {
+                let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+                let (key, value) = (whole_key(&pair[..at]), pair.get(at + 1..).unwrap_or_default().to_vec());
+                let is_changed = tree.put(Pair { key: &key, value: &value, revision: 1 });
+                store.insert(key, value);
+                is_changed
+            }
+            Some((b'-', key)) => {
+                let key = whole_key(key);
+                store.remove(&key);
+                tree.delete(&key)
+            }
+            Some((b'!', _)) => tree.replace(pairs(&store)),
+            _ => continue,
+        };
+        let after = tree.snapshot(None, now);
+        // What is said of further strays is forgotten only when the whole is read again.
+        if store.len() < STRAYS_MAX {
+            assert_eq!(is_changed, !is_same(&before, &after), "{line:?} says whether it changed something");
+        }
+        before = after;
+    }
+    for problem in before.all_problems() {
+        readable(problem);
+    }
+    if store.len() >= STRAYS_MAX {
+        return;
+    }
+    let mut whole = Tree::new(PREFIX, Name::literal("kv"));
+    whole.replace(pairs(&store));
+    assert!(is_same(&before, &whole.snapshot(None, now)), "change by change or as a whole, the tree is the same");
+    assert!(!tree.replace(pairs(&store)), "the whole changes nothing");
+    let after = tree.snapshot(None, now);
+    assert!(before.routes.iter().all(|(name, route)| std::sync::Arc::ptr_eq(route, &after.routes[name])), "what is equal stays shared");
+    assert!(before.upstreams.iter().all(|(name, upstream)| std::sync::Arc::ptr_eq(upstream, &after.upstreams[name])));
+    tree.replace([]);
+    assert!(is_same(&tree.snapshot(None, now), &Snapshot::empty(now)), "nothing of an empty store remains");
+});
+
+fn whole_key(key: &[u8]) -> Vec<u8> {
+    if key.starts_with(b"/") { key.to_vec() } else { [PREFIX.as_bytes(), b"/", key].concat() }
+}
+
+fn pairs(store: &Store) -> impl Iterator<Item = Pair<'_>> {
+    store.iter().map(|(key, value)| Pair { key, value, revision: 1 })
+}
+
+fn is_same(a: &Snapshot, b: &Snapshot) -> bool {
+    a.listeners == b.listeners
+        && a.routes == b.routes
+        && a.tcp_routes == b.tcp_routes
+        && a.upstreams == b.upstreams
+        && a.middlewares == b.middlewares
+        && a.certificates == b.certificates
+        && a.problems == b.problems
+}
+
+fn readable(problem: &Problem) {
+    assert!(!problem.message.is_empty());
+    if let Some(snippet) = &problem.snippet {
+        assert!(snippet.source.get(snippet.span.clone()).is_some(), "{:?} is in the snippet", snippet.span);
+    }
+    assert!(problem.render(false).contains("error"));
+    assert!(serde_json::to_string(problem).is_ok());
+}
