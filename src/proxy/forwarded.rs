@@ -219,7 +219,8 @@ impl PeerHeaders {
 
     /// The list of hops in field `name` with ours at its end. None if ours is the only one.
     ///
-    /// When the list is missing although the client is known, because it was named in the other kind of field, it starts with the client.
+    /// When the list is missing although the client is known, because it was named in the other kind of field, or when the list has a quote
+    /// that is not closed, it starts with the client.
     fn append(
         &self,
         headers: &HeaderMap,
@@ -229,7 +230,8 @@ impl PeerHeaders {
         write_client: impl FnOnce(&mut Text) -> fmt::Result,
     ) -> Option<HeaderValue> {
         let before = headers.get_all(name);
-        if before.iter().any(has_element) {
+        let is_whole = *name != FORWARDED || before.iter().all(closes_quotes);
+        if is_whole && before.iter().any(has_element) {
             let bytes = before.iter().map(|value| value.len() + 2).sum();
             return join(before.iter().map(HeaderValue::as_bytes), bytes, hop);
         }
@@ -244,6 +246,22 @@ impl PeerHeaders {
 /// Whether a list is more than commas and space. What is not names no client, and must not stand in the way of who does.
 fn has_element(list: &HeaderValue) -> bool {
     list.as_bytes().iter().any(|byte| !matches!(byte, b',' | b' ' | b'\t'))
+}
+
+/// Whether all quotes of a list of `Forwarded` are closed. If not, what we append would be inside of them to who reads from the left, and
+/// lines that are joined would mean something else than they did apart.
+fn closes_quotes(list: &HeaderValue) -> bool {
+    let mut bytes = list.as_bytes().iter();
+    let mut is_quoted = false;
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_quoted = !is_quoted,
+            // An escape; outside of quotes there are none (RFC 9110 section 5.6.4).
+            b'\\' if !is_quoted || bytes.next().is_none() => return false,
+            _ => (),
+        }
+    }
+    !is_quoted
 }
 
 fn proto(client: Client) -> HeaderValue {
@@ -513,6 +531,22 @@ mod tests {
         check("forwarded: for=\"6.6.6.6, for=1.1.1.1");
         check("forwarded: for=6.6.6.6;host=\"\\, for=1.1.1.1;proto=http");
         check("forwarded: \", for=1.1.1.1;host=\"a.com:80\"");
+    }
+
+    /// Nor may it reach into what we append: endpoints read from the left.
+    #[test]
+    fn open_quotes_are_not_passed_on() {
+        let check = |lines: &[&str]| {
+            let expected = "forwarded: for=1.1.1.1;proto=http, for=10.0.0.1;proto=http;host=\"a.com:80\"";
+            assert_eq!(applied("10.0.0.1", Forwarded::Rfc7239, lines), [expected], "{lines:?}");
+        };
+        check(&["forwarded: for=\"6.6.6.6, for=1.1.1.1"]);
+        check(&["forwarded: for=6.6.6.6;host=\"\\, for=1.1.1.1"]);
+        check(&["forwarded: for=6.6.6.6;host=\\, for=1.1.1.1"]);
+        check(&["forwarded: for=6.6.6.6;host=\"", "forwarded: for=1.1.1.1"]);
+        let told = ["forwarded: for=6.6.6.6;host=\"a\\\", \\\\\", for=1.1.1.1"];
+        let expected = format!("{}, for=10.0.0.1;proto=http;host=\"a.com:80\"", told[0]);
+        assert_eq!(applied("10.0.0.1", Forwarded::Rfc7239, &told), [expected]);
     }
 
     #[test]
