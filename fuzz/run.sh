@@ -15,7 +15,7 @@ jobs=${FUZZ_JOBS:-2}
 all=$(cd fuzz/fuzz_targets && ls -- *.rs | sed 's/\.rs$//')
 binaries=${CARGO_TARGET_DIR:-target}/debug
 
-# The same flags, profile and directory as tests use: what they have built is not built again.
+# Dependencies get the flags, profile and directory that tests use: what has the same features is not built again.
 RUSTC_WORKSPACE_WRAPPER=$PWD/fuzz/rustc.sh cargo build --quiet --locked -p nuncio-fuzz --bins
 
 if [ $# -ge 2 ] && [ -f "$2" ]; then
