@@ -3,6 +3,8 @@
 //! Only text is looked at, comments and unit tests left out unless a rule says otherwise: a unit test may build whatever it needs.
 //! A rule that has to be broken is broken here, by name and with the reason. Rules about single calls are in clippy.toml.
 
+#![allow(clippy::unwrap_used, reason = "all of it is a test, its functions too")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
