@@ -13,6 +13,7 @@ use nuncio::discovery::{Feed, FeedStatus, Provider, Publisher, Supervisor};
 use tokio::sync::mpsc;
 
 pub mod etcd;
+pub mod http1;
 pub mod relay;
 
 /// Longer than anything that works can take, on a machine that is busy with other tests.
