@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::certificates::Certificate;
 use crate::config;
 use crate::names::Name;
 
@@ -14,4 +15,6 @@ pub struct Listener {
     pub settings: config::Listener,
     /// TLS with the certificates of this table. None: it speaks in the clear.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// What `tls` was made with, the default one first.
+    pub(super) certificates: Vec<Arc<Certificate>>,
 }

@@ -3,11 +3,12 @@
 //! | file | concept |
 //! |---|---|
 //! | [`table`] | the immutable whole that a request is looked up in |
-//! | [`compile`] | configuration and the previous table → the next table and its problems; total |
+//! | [`compile`] | configuration and the previous table → the next table and its problems; total. `settle` is its first step, `link` its second; `in_order` a walk they share |
 //! | [`index`] | request → route, independent of the number of routes; `path_index` and `candidate` are parts of it |
 //! | `conflict` | routes that ask for the same requests |
 //! | [`route`] | a route with everything it refers to |
 //! | [`upstream`] | endpoints and the choice among them |
+//! | `transport` | how endpoints are reached |
 //! | [`endpoint`] | one endpoint: health, requests in flight, leases |
 //! | [`sticky`] | cookies that bring a client back to its endpoint |
 //! | [`listener`] | a listener with its TLS |
@@ -18,12 +19,16 @@ pub mod certificates;
 pub mod compile;
 mod conflict;
 pub mod endpoint;
+mod in_order;
 pub mod index;
+mod link;
 pub mod listener;
 mod path_index;
 pub mod route;
+mod settle;
 pub mod sticky;
 pub mod table;
+mod transport;
 pub mod upstream;
 
 pub use compile::compile;

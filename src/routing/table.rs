@@ -88,7 +88,7 @@ fn configured<T, B>(objects: &Objects<T, B>) -> impl Iterator<Item = Configured<
 #[derive(Debug, Default)]
 pub(super) struct Settled {
     pub(super) listeners: Objects<config::Listener, ()>,
-    pub(super) routes: Objects<config::Route, Vec<InlineStep>>,
+    pub(super) routes: Objects<config::Route, OwnSteps>,
     pub(super) tcp_routes: Objects<config::TcpRoute, ()>,
     pub(super) upstreams: BTreeMap<Name, SettledUpstream>,
     pub(super) middlewares: Objects<Middleware, Arc<dyn Step>>,
@@ -113,6 +113,9 @@ impl<T, B> Clone for Object<T, B> {
         Self { entry: self.entry.clone(), built: self.built.clone(), since: self.since }
     }
 }
+
+/// The middlewares of a route, or why it has never had ones that can be built: then it is closed.
+pub(super) type OwnSteps = Result<Vec<InlineStep>, String>;
 
 /// The middleware at one place of a route's list.
 #[derive(Debug, Clone)]

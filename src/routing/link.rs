@@ -1,0 +1,322 @@
+//! The second step of compiling: all objects together. References become `Arc`s into the table; what is missing becomes a problem.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::certificates::{BySni, Certificate};
+use super::compile::Context;
+use super::conflict::Conflict;
+use super::in_order::InOrder;
+use super::index::{self, Index};
+use super::listener::Listener;
+use super::route::{Route, Target, TcpRoute};
+use super::table::{InlineStep, Object, Objects, OwnSteps, RoutingTable, Settled};
+use super::upstream::Upstream;
+use crate::config::listener::{ListenerProtocol, ListenerTls, TlsVersion};
+use crate::config::problem::{Kind, ObjectId};
+use crate::config::suggest;
+use crate::config::{self, Entry, MiddlewareRef, Problem};
+use crate::metrics::RouteMetrics;
+use crate::middleware::Step;
+use crate::names::Name;
+
+/// How many missing names are compared with those that are there. More of them are not misspelt: something is missing as a whole.
+const SUGGESTIONS_MAX: usize = 20;
+
+type Upstreams = BTreeMap<Name, Arc<Upstream>>;
+
+/// Joins `settled` objects into the table of this `generation`.
+pub(super) fn link(settled: Settled, previous: &RoutingTable, generation: u64, context: &Context, problems: Vec<Problem>) -> RoutingTable {
+    let upstreams: Upstreams = settled.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.built.clone())).collect();
+    let mut linking = Linking { settled: &settled, upstreams: &upstreams, previous, context, problems, suggestions: 0 };
+    let routes = linking.routes();
+    let (index, conflicts) = linking.index();
+    let tcp_routes = linking.tcp_routes();
+    let listeners = linking.listeners();
+    let problems = linking.problems;
+    RoutingTable { generation, routes, tcp_routes, upstreams, listeners, problems, index, conflicts, settled }
+}
+
+struct Linking<'a> {
+    settled: &'a Settled,
+    upstreams: &'a Upstreams,
+    previous: &'a RoutingTable,
+    context: &'a Context,
+    problems: Vec<Problem>,
+    suggestions: usize,
+}
+
+impl Linking<'_> {
+    /// The routes in the order of their names: a route's slot is its place in it.
+    fn routes(&mut self) -> Vec<Arc<Route>> {
+        let mut before = InOrder::new(self.previous.routes.iter().map(|route| (&route.name, route)));
+        let routes = &self.settled.routes;
+        routes.iter().filter_map(|(name, object)| self.route(name, object, before.find(name))).collect()
+    }
+
+    fn route(&mut self, name: &Name, object: &Object<config::Route, OwnSteps>, before: Option<&Arc<Route>>) -> Option<Arc<Route>> {
+        let config = object.entry.value.as_ref().ok()?;
+        let steps = self.steps(&object.built);
+        let target = match &steps {
+            Err(reason) => Target::Closed(reason.as_str().into()),
+            Ok(steps) => self.target(config.upstream.as_ref(), steps),
+        };
+        if let Target::Closed(reason) = &target {
+            let problem = Problem::error(&**reason).about(ObjectId::new(Kind::Route, name)).at(object.entry.origin.clone());
+            let problem = problem.effect(format!("route `{name}` keeps its place and answers 503; all other objects are unaffected"));
+            let help = self.meant_by_route(config);
+            self.problems.push(Problem { help, ..problem });
+        }
+        self.check_listener_names(&config.listeners, ListenerProtocol::Http, Kind::Route, name, &object.entry);
+        let steps = steps.unwrap_or_default();
+        if let Some(same) = before.filter(|before| is_same_route(before, config, &steps, &target)) {
+            return Some(same.clone());
+        }
+        let metrics = before.filter(|before| before.target.upstream_name() == target.upstream_name()).map(|before| before.metrics.clone());
+        let metrics = metrics.unwrap_or_else(|| Arc::new(RouteMetrics::new(&self.context.meter, name, config.upstream.as_ref())));
+        Some(Arc::new(Route { name: name.clone(), steps, target, timeout: config.timeout, metrics }))
+    }
+
+    fn steps(&self, own: &OwnSteps) -> Result<Vec<Arc<dyn Step>>, String> {
+        let step = |step: &InlineStep| match step {
+            InlineStep::Own(step) => Ok(step.clone()),
+            InlineStep::Shared(name) => match self.settled.middlewares.get(name) {
+                Some(shared) => Ok((*shared.built).clone()),
+                None => Err(missing(Kind::Middleware, name)),
+            },
+        };
+        own.as_ref().map_err(String::clone)?.iter().map(step).collect()
+    }
+
+    fn target(&self, upstream: Option<&Name>, steps: &[Arc<dyn Step>]) -> Target {
+        match upstream {
+            Some(name) => match self.upstreams.get(name) {
+                Some(upstream) => Target::Upstream(upstream.clone()),
+                None => Target::Closed(missing(Kind::Upstream, name).into()),
+            },
+            None if steps.iter().any(|step| step.always_responds()) => Target::Answered,
+            None => Target::Closed("it names no upstream, and none of its middlewares answers every request".into()),
+        }
+    }
+
+    fn check_listener_names<T>(&mut self, names: &[Name], protocol: ListenerProtocol, kind: Kind, of: &Name, entry: &Entry<T>) {
+        for name in names {
+            let (message, help) = match self.settled.listeners.get(name).and_then(|listener| listener.entry.value.as_ref().ok()) {
+                Some(listener) if listener.protocol == protocol => continue,
+                Some(_) => (format!("listener `{name}` speaks another protocol"), None),
+                None => (missing(Kind::Listener, name), self.meant(name, self.settled.listeners.keys())),
+            };
+            let problem = Problem::error(message).about(ObjectId::new(kind, of)).at(entry.origin.clone());
+            let problem = problem.effect(format!("{kind} `{of}` gets no traffic from it"));
+            self.problems.push(Problem { help, ..problem });
+        }
+    }
+
+    /// The index, shared with the table before when no rule, priority or listener list changed.
+    fn index(&mut self) -> (Arc<Index>, Arc<[Conflict]>) {
+        let previous = self.previous;
+        let is_same = previous.generation > 0 && matches_alike(&self.settled.routes, &previous.settled.routes);
+        let (index, conflicts) =
+            if is_same { (previous.index.clone(), previous.conflicts.clone()) } else { build_index(&self.settled.routes) };
+        self.problems.extend(conflicts.iter().map(|conflict| conflict_problem(conflict, self.settled)));
+        (index, conflicts)
+    }
+
+    fn tcp_routes(&mut self) -> BTreeMap<Name, Arc<TcpRoute>> {
+        let mut routes: BTreeMap<Name, Arc<TcpRoute>> = BTreeMap::new();
+        for (name, object) in &self.settled.tcp_routes {
+            let Ok(config) = &object.entry.value else { continue };
+            let about = |problem: Problem| problem.about(ObjectId::new(Kind::TcpRoute, name)).at(object.entry.origin.clone());
+            if let Some(taken) = routes.get(&config.listener) {
+                let problem = Problem::error(format!("listener `{}` already belongs to TCP route `{}`", config.listener, taken.name));
+                self.problems.push(about(problem).effect(format!("TCP route `{name}` gets no traffic")));
+                continue;
+            }
+            let listener = std::slice::from_ref(&config.listener);
+            self.check_listener_names(listener, ListenerProtocol::Tcp, Kind::TcpRoute, name, &object.entry);
+            let target = self.target(Some(&config.upstream), &[]);
+            if let Target::Closed(reason) = &target {
+                let problem = about(Problem::error(&**reason));
+                let problem = problem.effect(format!("connections to listener `{}` are closed", config.listener));
+                let help = self.meant(&config.upstream, self.upstreams.keys());
+                self.problems.push(Problem { help, ..problem });
+            }
+            let before = self.previous.tcp_routes.get(&config.listener).filter(|before| before.name == *name);
+            routes.insert(config.listener.clone(), self.tcp_route(name, config, target, before));
+        }
+        routes
+    }
+
+    fn tcp_route(&self, name: &Name, config: &config::TcpRoute, target: Target, before: Option<&Arc<TcpRoute>>) -> Arc<TcpRoute> {
+        if let Some(same) = before.filter(|before| before.target.is_same(&target) && before.idle_timeout == config.idle_timeout) {
+            return same.clone();
+        }
+        let metrics = before.filter(|before| before.target.upstream_name() == target.upstream_name()).map(|before| before.metrics.clone());
+        let metrics = metrics.unwrap_or_else(|| Arc::new(RouteMetrics::new(&self.context.meter, name, Some(&config.upstream))));
+        Arc::new(TcpRoute { name: name.clone(), target, idle_timeout: config.idle_timeout, metrics })
+    }
+
+    fn listeners(&mut self) -> BTreeMap<Name, Arc<Listener>> {
+        let mut listeners = BTreeMap::new();
+        for (name, object) in &self.settled.listeners {
+            let Ok(config) = &object.entry.value else { continue };
+            let certificates = config.tls.as_ref().map(|tls| self.certificates(name, tls, &object.entry)).unwrap_or_default();
+            let before = self.previous.listeners.get(name).filter(|before| before.settings == *config);
+            let same = before.filter(|before| is_each_same(&before.certificates, &certificates));
+            let listener = same.cloned().unwrap_or_else(|| {
+                let tls = config.tls.as_ref().map(|tls| Arc::new(server_config(tls, &certificates, config.protocol, self.context)));
+                Arc::new(Listener { name: name.clone(), settings: config.clone(), tls, certificates })
+            });
+            listeners.insert(name.clone(), listener);
+        }
+        listeners
+    }
+
+    /// The certificates that a listener chooses from, the default one first.
+    fn certificates(&mut self, name: &Name, tls: &ListenerTls, entry: &Entry<config::Listener>) -> Vec<Arc<Certificate>> {
+        let about = |problem: Problem| problem.about(ObjectId::new(Kind::Listener, name)).at(entry.origin.clone());
+        let settled = self.settled;
+        if tls.certificates.is_empty() {
+            if settled.certificates.is_empty() {
+                let problem = about(Problem::error("it has TLS, and there is no certificate")).effect("TLS handshakes fail");
+                self.problems.push(problem.help("add `[certificates.NAME]` with `cert` and `key`"));
+            }
+            return default_first(&settled.certificates);
+        }
+        let mut chosen = Vec::new();
+        for certificate in &tls.certificates {
+            match settled.certificates.get(certificate) {
+                Some(found) => chosen.push(found.built.clone()),
+                None => {
+                    let problem = about(Problem::error(missing(Kind::Certificate, certificate)));
+                    let problem = problem.effect("TLS handshakes for its names get another certificate, or fail");
+                    let help = self.meant(certificate, settled.certificates.keys());
+                    self.problems.push(Problem { help, ..problem });
+                }
+            }
+        }
+        chosen
+    }
+
+    /// Which middleware or upstream a route that names a missing one may have meant.
+    fn meant_by_route(&mut self, route: &config::Route) -> Option<String> {
+        let middlewares = &self.settled.middlewares;
+        let is_missing =
+            |middleware: &'_ &MiddlewareRef| matches!(middleware, MiddlewareRef::Shared(name) if !middlewares.contains_key(name));
+        match (route.middlewares.iter().find(is_missing), &route.upstream) {
+            (Some(MiddlewareRef::Shared(name)), _) => self.meant(name, middlewares.keys()),
+            (_, Some(name)) if !self.upstreams.contains_key(name) => self.meant(name, self.upstreams.keys()),
+            _ => None,
+        }
+    }
+
+    /// The one of the names that `wanted` may be a misspelling of. Help, and no part of what the table says: that must not change with
+    /// the names of objects that it has nothing to do with.
+    fn meant<'n>(&mut self, wanted: &Name, known: impl Iterator<Item = &'n Name>) -> Option<String> {
+        self.suggestions += 1;
+        if self.suggestions > SUGGESTIONS_MAX {
+            return None;
+        }
+        let known: Vec<&str> = known.map(Name::as_str).collect();
+        suggest::nearest(wanted.as_str(), &known).map(|meant| format!("did you mean `{meant}`?"))
+    }
+}
+
+fn missing(kind: Kind, name: &Name) -> String {
+    format!("there is no {kind} `{name}`")
+}
+
+impl Target {
+    fn upstream_name(&self) -> Option<&Name> {
+        match self {
+            Self::Upstream(upstream) => Some(&upstream.name),
+            Self::Answered | Self::Closed(_) => None,
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Upstream(a), Self::Upstream(b)) => Arc::ptr_eq(a, b),
+            (Self::Answered, Self::Answered) => true,
+            (Self::Closed(a), Self::Closed(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+fn is_same_route(before: &Route, config: &config::Route, steps: &[Arc<dyn Step>], target: &Target) -> bool {
+    before.target.is_same(target) && before.timeout == config.timeout && is_each_same(&before.steps, steps)
+}
+
+fn is_each_same<T: ?Sized>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
+/// Whether the same index finds the routes of both: they have the same slots, and take the same requests.
+fn matches_alike(now: &Objects<config::Route, OwnSteps>, before: &Objects<config::Route, OwnSteps>) -> bool {
+    let takes_alike = |now: &Object<config::Route, _>, before: &Object<config::Route, _>| match (&now.entry.value, &before.entry.value) {
+        (Ok(now), Ok(before)) => now.rule == before.rule && now.priority == before.priority && now.listeners == before.listeners,
+        _ => false,
+    };
+    let is_alike = |((name, now), (name_before, before)): ((&Name, &Object<_, _>), (&Name, &Object<_, _>))| {
+        name == name_before && (now.since == before.since || takes_alike(now, before))
+    };
+    now.len() == before.len() && now.iter().zip(before).all(is_alike)
+}
+
+fn build_index(routes: &Objects<config::Route, OwnSteps>) -> (Arc<Index>, Arc<[Conflict]>) {
+    let routes = routes.iter().filter_map(|(name, object)| Some((name, object.entry.value.as_ref().ok()?)));
+    let entries = (0..).zip(routes).map(|(slot, (name, route))| index::Entry {
+        slot,
+        name,
+        rule: &route.rule,
+        priority: route.priority,
+        listeners: &route.listeners,
+    });
+    let (index, conflicts) = Index::build(entries);
+    (Arc::new(index), conflicts.into())
+}
+
+fn conflict_problem(conflict: &Conflict, settled: &Settled) -> Problem {
+    let (winner, loser) = (&conflict.winner, &conflict.loser);
+    let mut problem = Problem::warning(format!("it takes the same requests as route `{winner}`, which comes first by name"))
+        .about(ObjectId::new(Kind::Route, loser))
+        .help("give one of them a `priority`")
+        .effect(format!("route `{loser}` gets no such requests"));
+    problem.origin = settled.routes.get(loser).map(|object| object.entry.origin.clone());
+    problem
+}
+
+/// All certificates, first the one that is served when no name matches.
+fn default_first(all: &Objects<config::Certificate, Certificate>) -> Vec<Arc<Certificate>> {
+    let is_default = |object: &Object<config::Certificate, _>| object.entry.value.as_ref().is_ok_and(|value| value.default);
+    let default = all.values().position(is_default).unwrap_or_default();
+    let mut all: Vec<_> = all.values().map(|object| object.built.clone()).collect();
+    if let Some(up_to_default) = all.get_mut(..=default) {
+        up_to_default.rotate_right(1);
+    }
+    all
+}
+
+fn server_config(
+    tls: &ListenerTls,
+    certificates: &[Arc<Certificate>],
+    protocol: ListenerProtocol,
+    context: &Context,
+) -> rustls::ServerConfig {
+    let by_sni = BySni::new(certificates.iter().map(|it| &**it), certificates.first().map(|it| &**it));
+    let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
+        TlsVersion::V12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::V13 => &[&rustls::version::TLS13],
+    };
+    let mut config = rustls::ServerConfig::builder_with_provider(context.crypto.clone())
+        .with_protocol_versions(versions)
+        .expect("the provider's cipher suites fit TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(by_sni));
+    config.ticketer = context.ticketer.clone();
+    if protocol == ListenerProtocol::Http {
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    }
+    config
+}

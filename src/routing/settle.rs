@@ -1,0 +1,300 @@
+//! The first step of compiling: each object alone. A bad one becomes a problem, and its last good version stays.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::certificates::Certificate;
+use super::compile::Context;
+use super::endpoint::{Endpoint, EndpointState};
+use super::in_order::InOrder;
+use super::sticky::StickyTable;
+use super::table::{InlineStep, Object, Objects, OwnSteps, Settled, SettledUpstream};
+use super::transport::build_transport;
+use super::upstream::Upstream;
+use crate::balance::Balancer;
+use crate::config::problem::{Kind, ObjectId};
+use crate::config::snapshot::{Section, UpstreamEntry};
+use crate::config::{self, Entry, MiddlewareRef, Problem, Snapshot};
+use crate::metrics::UpstreamMetrics;
+use crate::names::Name;
+
+/// Settles all objects of `snapshot`. What is wrong with them comes after what is wrong beside them.
+pub(super) fn settle(snapshot: &Snapshot, previous: &Settled, generation: u64, context: &Context) -> (Settled, Vec<Problem>) {
+    let mut settling = Settling { generation, context, problems: snapshot.problems.clone() };
+    let settled = Settled {
+        listeners: settling.section(Kind::Listener, &snapshot.listeners, &previous.listeners, |it, _| it.check()),
+        certificates: settling
+            .section(Kind::Certificate, &snapshot.certificates, &previous.certificates, |it, _| Certificate::new(it, &context.crypto)),
+        middlewares: settling
+            .section(Kind::Middleware, &snapshot.middlewares, &previous.middlewares, |it, _| it.build().map_err(|error| error.to_string())),
+        routes: settling.section(Kind::Route, &snapshot.routes, &previous.routes, own_steps),
+        tcp_routes: settling.section(Kind::TcpRoute, &snapshot.tcp_routes, &previous.tcp_routes, |it, _| it.check()),
+        upstreams: settling.upstreams(&snapshot.upstreams, &previous.upstreams),
+    };
+    (settled, settling.problems)
+}
+
+struct Settling<'a> {
+    generation: u64,
+    context: &'a Context,
+    problems: Vec<Problem>,
+}
+
+impl Settling<'_> {
+    fn section<T: PartialEq, B>(
+        &mut self,
+        kind: Kind,
+        section: &Section<T>,
+        previous: &Objects<T, B>,
+        build: impl Fn(&T, Option<&B>) -> Result<B, String>,
+    ) -> Objects<T, B> {
+        let mut before = InOrder::new(previous);
+        let settle = |(name, entry)| Some((Name::clone(name), self.object(kind, name, entry, before.find(name), &build)?));
+        section.iter().filter_map(settle).collect()
+    }
+
+    /// Keeps what did not change, builds what did, and falls back to the last good version of what cannot be built.
+    fn object<T: PartialEq, B>(
+        &mut self,
+        kind: Kind,
+        name: &Name,
+        entry: &Arc<Entry<T>>,
+        last_good: Option<&Object<T, B>>,
+        build: impl Fn(&T, Option<&B>) -> Result<B, String>,
+    ) -> Option<Object<T, B>> {
+        if let Some(same) = last_good.filter(|good| is_same(&good.entry, entry)) {
+            return Some(Object { entry: entry.clone(), ..same.clone() });
+        }
+        let built = match &entry.value {
+            Ok(value) => build(value, last_good.map(|good| &*good.built)).map_err(Problem::error),
+            Err(problem) => Err(problem.clone()),
+        };
+        match built {
+            Ok(built) => Some(Object { entry: entry.clone(), built: Arc::new(built), since: self.generation }),
+            Err(mut problem) => {
+                problem.origin.get_or_insert_with(|| entry.origin.clone());
+                let effect = effect(kind, name, last_good.map(|good| good.since));
+                self.problems.push(problem.about(ObjectId::new(kind, name)).effect(effect));
+                last_good.cloned()
+            }
+        }
+    }
+
+    fn upstreams(
+        &mut self,
+        section: &BTreeMap<Name, Arc<UpstreamEntry>>,
+        previous: &BTreeMap<Name, SettledUpstream>,
+    ) -> BTreeMap<Name, SettledUpstream> {
+        let mut before = InOrder::new(previous);
+        let settle = |(name, read): (&Name, &Arc<UpstreamEntry>)| {
+            let last_good = before.find(name);
+            if let Some(same) = last_good.filter(|good| Arc::ptr_eq(&good.read, read)) {
+                self.problems.extend(same.problems.iter().cloned());
+                return Some((name.clone(), same.clone()));
+            }
+            let mut problems = Vec::new();
+            let settled = self.upstream(name, read, last_good, &mut problems);
+            self.problems.extend(problems.iter().cloned());
+            Some((name.clone(), SettledUpstream { problems: problems.into(), ..settled? }))
+        };
+        section.iter().filter_map(settle).collect()
+    }
+
+    /// An upstream whose settings cannot be used keeps those it had; its endpoints follow what was read all the same.
+    fn upstream(
+        &self,
+        name: &Name,
+        read: &Arc<UpstreamEntry>,
+        last_good: Option<&SettledUpstream>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<SettledUpstream> {
+        let entry = without_bad_parts(name, read, last_good, problems)?;
+        let settled = self.keep_or_build(name, read, entry.clone(), last_good).or_else(|message| {
+            let mut problem = Problem::error(message).about(ObjectId::new(Kind::Upstream, name));
+            problem.origin = entry.settings.as_ref().map(|settings| settings.origin.clone());
+            problems.push(problem.effect(settings_effect(name, last_good)));
+            let last_good = last_good.ok_or(())?;
+            let settings = last_good.entry.settings.clone();
+            let entry = Arc::new(UpstreamEntry { settings, endpoints: entry.endpoints.clone() });
+            Ok::<_, ()>(self.keep_or_build(name, read, entry, Some(last_good)).unwrap_or_else(|_| last_good.clone()))
+        });
+        let settled = settled.ok()?;
+        problems.extend(warnings(name, &settled));
+        Some(settled)
+    }
+
+    fn keep_or_build(
+        &self,
+        name: &Name,
+        read: &Arc<UpstreamEntry>,
+        entry: Arc<UpstreamEntry>,
+        last_good: Option<&SettledUpstream>,
+    ) -> Result<SettledUpstream, String> {
+        let read = read.clone();
+        if let Some(same) = last_good.filter(|good| is_same_upstream(&good.entry, &entry)) {
+            return Ok(SettledUpstream { read, entry, ..same.clone() });
+        }
+        let built = Arc::new(build_upstream(name, &entry, last_good.map(|good| &*good.built), self.context)?);
+        Ok(SettledUpstream { read, entry, built, since: self.generation, problems: Arc::new([]) })
+    }
+}
+
+fn is_same<T: PartialEq>(good: &Arc<Entry<T>>, entry: &Arc<Entry<T>>) -> bool {
+    Arc::ptr_eq(good, entry) || entry.value.as_ref().is_ok_and(|value| good.value.as_ref() == Ok(value))
+}
+
+/// What becomes of an object that cannot be used, and had a good version since this generation, or never.
+fn effect(kind: Kind, name: &Name, since: Option<u64>) -> String {
+    let own = match (since, kind) {
+        (Some(since), _) => format!("{kind} `{name}` keeps its version of generation {since}"),
+        (None, Kind::Listener) => format!("nothing is accepted on listener `{name}`"),
+        (None, Kind::Route) => format!("route `{name}` is not there: its requests go to the routes that are left"),
+        (None, Kind::TcpRoute) => format!("TCP route `{name}` is not there: its connections are closed"),
+        (None, Kind::Middleware) => format!("middleware `{name}` is not there: routes that name it answer 503"),
+        (None, Kind::Certificate) => format!("certificate `{name}` is not offered"),
+        (None, Kind::Upstream | Kind::Endpoint) => format!("{kind} `{name}` is not there: its routes answer 503"),
+    };
+    format!("{own}; all other objects are unaffected")
+}
+
+fn settings_effect(name: &Name, last_good: Option<&SettledUpstream>) -> String {
+    match last_good {
+        Some(good) => {
+            format!("upstream `{name}` keeps the settings it has had since generation {}; its endpoints are unaffected", good.since)
+        }
+        None => effect(Kind::Upstream, name, None),
+    }
+}
+
+/// The steps that a route alone has. One that never had good ones is there all the same, and closed: without it, its requests would fall
+/// through to a route that lacks its middlewares.
+fn own_steps(route: &config::Route, before: Option<&OwnSteps>) -> Result<OwnSteps, String> {
+    match build_own_steps(route) {
+        Err(message) if before.is_none_or(OwnSteps::is_err) => Ok(Err(message)),
+        steps => steps.map(Ok),
+    }
+}
+
+fn build_own_steps(route: &config::Route) -> Result<Vec<InlineStep>, String> {
+    route.check()?;
+    let step = |(place, middleware): (usize, &MiddlewareRef)| match middleware {
+        MiddlewareRef::Shared(name) => Ok(InlineStep::Shared(name.clone())),
+        MiddlewareRef::Inline(middleware) => {
+            middleware.build().map(InlineStep::Own).map_err(|error| format!("middleware {}: {error}", place + 1))
+        }
+    };
+    route.middlewares.iter().enumerate().map(step).collect()
+}
+
+/// The entry with each bad part replaced by its last good version, or left out when there is none. None when nothing is left of it.
+fn without_bad_parts(
+    name: &Name,
+    read: &Arc<UpstreamEntry>,
+    last_good: Option<&SettledUpstream>,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<UpstreamEntry>> {
+    let before = last_good.map(|good| &*good.entry);
+    let bad_endpoints = read.endpoints.iter().filter_map(|(id, endpoint)| Some((id, endpoint.problem()?)));
+    let mut endpoints = None;
+    for (id, problem) in bad_endpoints {
+        let last_good = before.and_then(|before| before.endpoints.get(id));
+        let object = ObjectId { kind: Kind::Endpoint, name: format!("{name}/{id}") };
+        let fate = if last_good.is_some() { "keeps the address and weight it had" } else { "is left out" };
+        let effect = format!("{object} {fate}; all other objects are unaffected");
+        problems.push(problem.clone().about(object).effect(effect));
+        let endpoints = endpoints.get_or_insert_with(|| read.endpoints.clone());
+        match last_good {
+            Some(last_good) => endpoints.insert(id.clone(), last_good.clone()),
+            None => endpoints.remove(id),
+        };
+    }
+    let bad_settings = read.settings.as_ref().and_then(Entry::problem);
+    let settings = match bad_settings {
+        Some(problem) => {
+            let problem = problem.clone().about(ObjectId::new(Kind::Upstream, name));
+            problems.push(problem.effect(settings_effect(name, last_good)));
+            before?.settings.clone()
+        }
+        None if endpoints.is_none() => return Some(read.clone()),
+        None => read.settings.clone(),
+    };
+    Some(Arc::new(UpstreamEntry { settings, endpoints: endpoints.unwrap_or_else(|| read.endpoints.clone()) }))
+}
+
+/// Whether two entries mean the same, wherever they were read.
+fn is_same_upstream(a: &UpstreamEntry, b: &UpstreamEntry) -> bool {
+    let mut endpoints = a.endpoints.iter().zip(&b.endpoints);
+    settings(a) == settings(b)
+        && a.endpoints.len() == b.endpoints.len()
+        && endpoints.all(|((a_id, a), (b_id, b))| a_id == b_id && a.value.as_ref().ok() == b.value.as_ref().ok())
+}
+
+fn settings(entry: &UpstreamEntry) -> Option<&config::Upstream> {
+    entry.settings.as_ref()?.value.as_ref().ok()
+}
+
+/// What is in force, but likely not as its author thinks.
+fn warnings(name: &Name, settled: &SettledUpstream) -> Vec<Problem> {
+    let mut warnings = Vec::new();
+    let mut warn = |message: String, effect: &str, help: &str| {
+        let mut problem = Problem::warning(message).about(ObjectId::new(Kind::Upstream, name)).effect(effect).help(help);
+        problem.origin = settled.entry.origin().cloned();
+        warnings.push(problem);
+    };
+    let built = &settled.built;
+    if built.settings.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify) {
+        let (effect, help) = ("any certificate is accepted", "set `tls.ca` to the roots that signed the endpoints' certificates");
+        warn("`tls.insecure_skip_verify` is set: anyone on the way can pose as its endpoints".into(), effect, help);
+    }
+    let wanted = built.settings.endpoints.len() + settled.entry.endpoints.len();
+    if wanted > built.endpoints.len() {
+        let message = match first_twice(&settled.entry) {
+            Some(address) => format!("several of its endpoints have the address {address}"),
+            None => "several of its endpoints have the same address".into(),
+        };
+        warn(message, "of endpoints with one address the first counts", "give a greater `weight` to an endpoint that is to get more");
+    }
+    warnings
+}
+
+/// The endpoints of the settings, then those registered one by one.
+fn endpoints(entry: &UpstreamEntry) -> impl Iterator<Item = (Option<&Name>, config::Endpoint)> {
+    let listed = settings(entry).into_iter().flat_map(|settings| &settings.endpoints).map(|endpoint| (None, *endpoint));
+    let registered = entry.endpoints.iter().filter_map(|(id, endpoint)| Some((Some(id), *endpoint.value.as_ref().ok()?)));
+    listed.chain(registered)
+}
+
+fn first_twice(entry: &UpstreamEntry) -> Option<SocketAddr> {
+    let mut seen = HashSet::new();
+    endpoints(entry).map(|(_, endpoint)| endpoint.address).find(|address| !seen.insert(*address))
+}
+
+fn build_upstream(name: &Name, entry: &UpstreamEntry, previous: Option<&Upstream>, context: &Context) -> Result<Upstream, String> {
+    let settings = settings(entry).cloned().unwrap_or_default();
+    settings.check()?;
+    let transport = build_transport(&settings, previous, context)?;
+    let endpoints = build_endpoints(entry, settings.health.is_some(), previous);
+    let addresses: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+    let sticky = settings.sticky.as_ref().map(|sticky| StickyTable::new(sticky, name, &addresses, &context.sticky_keys));
+    let sticky = sticky.transpose().map_err(|error| error.to_string())?;
+    let weights: Vec<(SocketAddr, u16)> = endpoints.iter().map(|endpoint| (endpoint.address, endpoint.weight)).collect();
+    let balancer = Balancer::new(&settings.balance, &weights);
+    let metrics = previous.map_or_else(|| Arc::new(UpstreamMetrics::new(&context.meter, name)), |previous| previous.metrics.clone());
+    Ok(Upstream { name: name.clone(), settings, endpoints, transport, metrics, balancer, sticky })
+}
+
+/// Each address once. States are carried over by address.
+fn build_endpoints(entry: &UpstreamEntry, is_checked: bool, previous: Option<&Upstream>) -> Vec<Endpoint> {
+    let before = previous.into_iter().flat_map(|previous| &previous.endpoints);
+    let states: HashMap<SocketAddr, &Arc<EndpointState>> = before.map(|endpoint| (endpoint.address, &endpoint.state)).collect();
+    let mut seen = HashSet::new();
+    endpoints(entry)
+        .filter(|(_, endpoint)| seen.insert(endpoint.address))
+        .map(|(id, endpoint)| {
+            let state = states.get(&endpoint.address).map(|state| (*state).clone());
+            let state = state.unwrap_or_else(|| Arc::new(EndpointState::new(endpoint.address, is_checked)));
+            Endpoint { address: endpoint.address, weight: endpoint.weight, id: id.cloned(), state }
+        })
+        .collect()
+}
