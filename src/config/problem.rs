@@ -14,7 +14,7 @@ use super::snapshot::{Origin, Place};
 use crate::names::Name;
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,
@@ -105,7 +105,7 @@ impl fmt::Display for ObjectId {
 }
 
 /// The offending text inside its source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Snippet {
     /// The whole file, or the whole value of a key, with its secrets masked.
     pub source: Arc<str>,

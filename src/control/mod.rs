@@ -18,8 +18,8 @@ use arc_swap::ArcSwap;
 use metrics::{Gauge, Histogram};
 use tokio::sync::watch;
 
-use crate::config::Snapshot;
 use crate::config::problem::Severity;
+use crate::config::{Problem, Snapshot};
 use crate::discovery::Supervisor;
 use crate::health::HealthChecks;
 use crate::metrics as names;
@@ -49,6 +49,8 @@ pub(crate) struct Control {
     status: Arc<Status>,
     sockets: Sockets,
     pem: PemFiles,
+    /// What the table in force was compiled from.
+    compiled: Vec<Arc<Snapshot>>,
     health: HealthChecks,
     /// Endpoints that are gone, with the time at which what is left to them is cut.
     cuts: Vec<(Instant, Arc<[u64]>)>,
@@ -85,8 +87,8 @@ impl Control {
     ) -> Self {
         let metrics = ControlMetrics::new(&context.meter);
         let sockets = Sockets::new(context.meter.clone(), workers.clone(), status.clone());
-        let (pem, health, cuts) = (PemFiles::default(), HealthChecks::new(tokio::runtime::Handle::current()), Vec::new());
-        Self { supervisor, context, workers, table, status, sockets, pem, health, cuts, metrics }
+        let (pem, compiled, health, cuts) = (PemFiles::default(), Vec::new(), HealthChecks::new(tokio::runtime::Handle::current()), Vec::new());
+        Self { supervisor, context, workers, table, status, sockets, pem, compiled, health, cuts, metrics }
     }
 
     /// Runs until `stop` says so, then ends providers and health checks.
@@ -97,11 +99,11 @@ impl Control {
             let next_cut = self.cuts.iter().map(|(at, _)| *at).min();
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                () = self.supervisor.changed() => self.update(),
+                () = self.supervisor.changed() => self.follow(),
                 () = sleep_until(next_cut), if next_cut.is_some() => self.cut(Instant::now()),
                 _ = upkeep.tick() => {
                     if self.pem.has_changed() {
-                        self.update();
+                        self.update(self.compiled.clone());
                     }
                     self.sockets.reconcile(&self.table.load_full());
                 }
@@ -111,20 +113,33 @@ impl Control {
         self.health.stop().await;
     }
 
-    /// Publishes the table that the newest snapshots make. Nothing is published before every provider has given its first one: a
-    /// table without the routes of one of them would send requests to the wrong place.
-    fn update(&mut self) {
+    /// Takes over what providers have published. Nothing is published before every one of them has given its first snapshot: a table
+    /// without the routes of one of them would send requests to the wrong place. A provider that failed, or is back, is no change.
+    fn follow(&mut self) {
         let latest: Option<Vec<Arc<Snapshot>>> = self.supervisor.feeds().iter().map(|feed| feed.latest()).collect();
         let Some(latest) = latest else { return };
-        let Some(seen_at) = latest.iter().map(|snapshot| snapshot.seen_at).max() else { return };
-        let mut snapshot = merge::merge(self.supervisor.feeds(), &latest);
-        self.pem.resolve(&mut snapshot);
+        let is_known = |(latest, compiled): (&Arc<Snapshot>, &Arc<Snapshot>)| Arc::ptr_eq(latest, compiled);
+        if latest.len() == self.compiled.len() && latest.iter().zip(&self.compiled).all(is_known) {
+            return;
+        }
+        self.update(latest);
+    }
+
+    /// Publishes the table that these snapshots make.
+    fn update(&mut self, snapshots: Vec<Arc<Snapshot>>) {
+        let Some(seen_at) = snapshots.iter().map(|snapshot| snapshot.seen_at).max() else { return };
         let started = Instant::now();
+        let mut snapshot = merge::merge(self.supervisor.feeds(), &snapshots);
+        self.pem.resolve(&mut snapshot);
+        let merged = Instant::now();
         let previous = self.table.load_full();
         let table = Arc::new(compile(&snapshot, &previous, &self.context));
-        self.metrics.compile.record(started.elapsed().as_secs_f64());
+        let compiled = Instant::now();
         self.publish(&previous, table);
+        self.metrics.compile.record((compiled - merged).as_secs_f64());
         self.metrics.latency.record(seen_at.elapsed().as_secs_f64());
+        tracing::debug!(merge = ?merged - started, compile = ?compiled - merged, publish = ?compiled.elapsed(), "stages of a change");
+        self.compiled = snapshots;
     }
 
     fn publish(&mut self, previous: &RoutingTable, table: Arc<RoutingTable>) {
@@ -174,7 +189,8 @@ impl Control {
         self.metrics.errors.set(count(Severity::Error));
         self.metrics.warnings.set(count(Severity::Warning));
         tracing::debug!(generation = table.generation, routes = table.routes.len(), upstreams = table.upstreams.len(), "table published");
-        for problem in table.problems.iter().filter(|problem| !previous.problems.contains(problem)) {
+        let known: HashSet<&Problem> = previous.problems.iter().collect();
+        for problem in table.problems.iter().filter(|problem| !known.contains(problem)) {
             let text = problem.render(false);
             match problem.severity {
                 Severity::Error => tracing::error!("{text}"),
