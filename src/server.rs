@@ -6,18 +6,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use metrics::Recorder;
-use rustls::RootCertStore;
-use rustls::crypto::CryptoProvider;
 use tokio::sync::{oneshot, watch};
 
 use crate::access::{self, AccessLog, AccessLogWriter};
-use crate::control::Control;
 use crate::control::status::Status;
+use crate::control::{self, Control};
 use crate::discovery::{Provider, Supervisor};
 use crate::metrics::{self as names, Meter, Registry};
 use crate::names::Name;
@@ -157,8 +155,8 @@ impl ServerBuilder {
         let registry = self.recorder.is_none().then(|| Arc::new(Registry::default()));
         let recorder = self.recorder.clone().or_else(|| registry.clone().map(|registry| registry as _));
         let meter = Meter::new(recorder.unwrap_or_else(|| Arc::new(metrics::NoopRecorder)));
-        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let context = context(&meter, crypto, self.keys()?)?;
+        let context = control::context(&meter, self.keys()?);
+        let context = context.map_err(|source| StartError::Thread { what: "TLS session tickets", source })?;
         let (access_log, writer) = start_access_log(self.access_log.as_ref(), &meter)?;
         let admin_socket = self.admin.map(bind_admin).transpose()?;
         let admin = admin_socket.as_ref().and_then(|socket| socket.local_addr().ok());
@@ -213,23 +211,6 @@ fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(partial, path)
-}
-
-fn context(meter: &Meter, crypto: Arc<CryptoProvider>, sticky_keys: Vec<StickyKey>) -> Result<Context, StartError> {
-    let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new();
-    let ticketer = ticketer.map_err(|error| StartError::Thread { what: "TLS session tickets", source: io::Error::other(error) })?;
-    Ok(Context { meter: meter.clone(), sticky_keys, crypto, ticketer, system_roots: LazyLock::new(system_roots) })
-}
-
-/// What the system trusts. A root that cannot be read is left out; with none, verification fails and says so.
-fn system_roots() -> Arc<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let loaded = rustls_native_certs::load_native_certs();
-    for error in &loaded.errors {
-        tracing::warn!("system roots: {error}");
-    }
-    roots.add_parsable_certificates(loaded.certs);
-    Arc::new(roots)
 }
 
 type StartedLog = (Option<AccessLog>, Option<AccessLogWriter>);
@@ -360,8 +341,22 @@ impl Server {
             let _ = done.send(wait_for(&workers, deadline));
         });
         let is_clean = wait.is_ok() && is_done.await.unwrap_or(false);
+        if !is_clean {
+            self.report_cut();
+        }
         self.end();
         is_clean
+    }
+
+    /// Says what is about to be cut, by upstream.
+    fn report_cut(&self) {
+        tracing::warn!("the drain timeout of {:?} is over: what is left is cut", self.drain_timeout);
+        for upstream in self.table().upstreams.values() {
+            let in_flight: u32 = upstream.endpoints.iter().map(|endpoint| endpoint.state.in_flight()).sum();
+            if in_flight > 0 {
+                tracing::warn!(upstream = %upstream.name, in_flight, "cut");
+            }
+        }
     }
 
     fn tell(&self, command: impl Fn() -> Command) {

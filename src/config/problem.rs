@@ -8,13 +8,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Element, Level, Renderer, normalize_untrusted_str};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Origin, Place};
 use crate::names::Name;
 
 /// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,
@@ -35,10 +35,13 @@ pub struct Problem {
     /// What it means for traffic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effect: Option<String>,
+    /// Whether all that is wrong is that another object is missing, which may come from another provider.
+    #[serde(skip)]
+    pub is_dangling: bool,
 }
 
 /// How bad a problem is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The object is not, or no longer, in force as it is written.
@@ -48,7 +51,7 @@ pub enum Severity {
 }
 
 /// A kind of object with the name of one.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectId {
     /// The kind.
     pub kind: Kind,
@@ -65,7 +68,7 @@ impl ObjectId {
 }
 
 /// The kinds of objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// [`Listener`](super::Listener).
@@ -134,7 +137,16 @@ impl Problem {
     /// An error with nothing but its message.
     #[must_use]
     pub fn error(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, object: None, origin: None, message: message.into(), snippet: None, help: None, effect: None }
+        Self {
+            severity: Severity::Error,
+            object: None,
+            origin: None,
+            message: message.into(),
+            snippet: None,
+            help: None,
+            effect: None,
+            is_dangling: false,
+        }
     }
 
     /// A warning with nothing but its message.
@@ -165,6 +177,12 @@ impl Problem {
     #[must_use]
     pub fn effect(self, effect: impl Into<String>) -> Self {
         Self { effect: Some(effect.into()), ..self }
+    }
+
+    /// The same, about nothing but an object that is missing.
+    #[must_use]
+    pub fn dangling(self) -> Self {
+        Self { is_dangling: true, ..self }
     }
 }
 

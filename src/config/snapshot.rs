@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Certificate, Endpoint, Listener, Problem, Route, RoutingConfig, TcpRoute, Upstream};
 use crate::middleware::Middleware;
@@ -62,7 +62,7 @@ pub struct UpstreamEntry {
 }
 
 /// Where an object was read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Origin {
     /// The provider, by its configured name: `file`, `etcd`, `program`.
     pub provider: Name,
@@ -72,7 +72,7 @@ pub struct Origin {
 }
 
 /// A place within a provider.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Place {
     /// In a file. Lines and columns (in characters) count from 1.

@@ -5,6 +5,8 @@
 //!
 //! | file | concept |
 //! |---|---|
+//! | [`check`] | what would become of a configuration |
+//! | `context` | what compiling needs beside the configuration |
 //! | `merge` | the snapshots of all providers → one |
 //! | `pem` | the files that certificates name, read and watched |
 //! | `sockets` | the addresses we accept on, as the table wants them |
@@ -28,11 +30,14 @@ use crate::proxy::worker::{Command, WorkerThread};
 use crate::routing::compile::Context;
 use crate::routing::{RoutingTable, compile};
 
+pub mod check;
+mod context;
 mod merge;
 mod pem;
 mod sockets;
 pub mod status;
 
+pub(crate) use context::context;
 use pem::PemFiles;
 use sockets::Sockets;
 use status::Status;

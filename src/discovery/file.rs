@@ -4,7 +4,7 @@
 //! Which directories those are changes with the links (`trace`), so it is looked up again before each read. After each change
 //! everything is read again: what did not change stays the same `Arc`s ([`Files`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -18,8 +18,9 @@ use tokio::time::timeout;
 
 use super::trace::Trace;
 use super::{Provider, ProviderError, Publisher};
-use crate::config::Snapshot;
+use crate::config::decode::FileConfig;
 use crate::config::files::{Files, is_config};
+use crate::config::{Origin, Problem, ProviderConfig, ServerConfig, Snapshot};
 use crate::names::Name;
 
 /// Reads a file, or all `*.toml` of a directory, again whenever they change.
@@ -29,6 +30,20 @@ pub struct FileProvider {
     path: PathBuf,
     /// What was read. Shared with a read that is still under way after the future that waited for it was dropped.
     files: Arc<Mutex<Files>>,
+    started_with: Option<Arc<Settings>>,
+}
+
+/// What a file says of the process, which is read once, at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Settings {
+    server: ServerConfig,
+    providers: BTreeMap<Name, ProviderConfig>,
+}
+
+impl Settings {
+    fn of(config: &FileConfig) -> Self {
+        Self { server: config.server.clone(), providers: config.providers.clone() }
+    }
 }
 
 impl FileProvider {
@@ -36,11 +51,19 @@ impl FileProvider {
     #[must_use]
     pub fn new(name: Name, path: PathBuf) -> Self {
         let files = Arc::new(Mutex::new(Files::new(path.clone(), name.clone())));
-        Self { name, path, files }
+        Self { name, path, files, started_with: None }
+    }
+
+    /// The same for a process that started with the settings of `config`: it warns while the file says something else of the process
+    /// itself, because that is read at the start only.
+    #[must_use]
+    pub fn started_with(self, config: &FileConfig) -> Self {
+        Self { started_with: Some(Arc::new(Settings::of(config))), ..self }
     }
 
     async fn run(&mut self, changes: Arc<Changes>, publisher: &dyn Publisher) -> Result<(), ProviderError> {
-        let mut reader = Reader { path: self.path.clone(), files: self.files.clone(), changes: changes.clone(), watches: None };
+        let (files, started_with) = (self.files.clone(), self.started_with.clone());
+        let mut reader = Reader { path: self.path.clone(), files, started_with, changes: changes.clone(), watches: None };
         let mut seen_at = Instant::now();
         let mut is_published = false;
         loop {
@@ -76,6 +99,7 @@ impl Provider for FileProvider {
 struct Reader {
     path: PathBuf,
     files: Arc<Mutex<Files>>,
+    started_with: Option<Arc<Settings>>,
     changes: Arc<Changes>,
     /// Made for the first read. inotify ends with it.
     watches: Option<Watches>,
@@ -96,7 +120,12 @@ impl Reader {
         let is_changed = files.read(seen_at);
         let config = files.config(seen_at);
         drop(files);
+        let is_restart_needed = self.started_with.as_ref().is_some_and(|settings| **settings != Settings::of(&config));
         let mut snapshot = config.snapshot;
+        // Settings that cannot be read are at their defaults, which says nothing about what is wanted.
+        if is_restart_needed && config.problems.is_empty() {
+            snapshot.problems.push(restart_needed(config.server_origin));
+        }
         snapshot.problems.extend(config.problems);
         Read { reader: watched.map(|()| self), snapshot, is_changed }
     }
@@ -107,6 +136,16 @@ impl Reader {
             watches => watches.insert(Watches::new(self.changes.clone())?),
         };
         watches.update(&self.path)
+    }
+}
+
+fn restart_needed(server: Option<Origin>) -> Problem {
+    let problem = Problem::warning("`[server]` or `[providers]` is not what it was at the start")
+        .effect("the process goes on with the settings of its start; all other changes are live")
+        .help("restart it to use the new ones");
+    match server {
+        Some(origin) => problem.at(origin),
+        None => problem,
     }
 }
 

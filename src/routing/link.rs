@@ -63,7 +63,7 @@ impl Linking<'_> {
         };
         if let Target::Closed(reason) = &target {
             let problem = Problem::error(&**reason).about(ObjectId::new(Kind::Route, name)).at(object.entry.origin.clone());
-            let problem = problem.effect(format!("route `{name}` keeps its place and answers 503; all other objects are unaffected"));
+            let problem = problem.effect(format!("route `{name}` keeps its place and answers 503; all other objects are unaffected")).dangling();
             let help = self.meant_by_route(config);
             self.problems.push(Problem { help, ..problem });
         }
@@ -107,7 +107,7 @@ impl Linking<'_> {
                 None => (missing(Kind::Listener, name), self.meant(name, self.settled.listeners.keys())),
             };
             let problem = Problem::error(message).about(ObjectId::new(kind, of)).at(entry.origin.clone());
-            let problem = problem.effect(format!("{kind} `{of}` gets no traffic from it"));
+            let problem = problem.effect(format!("{kind} `{of}` gets no traffic from it")).dangling();
             self.problems.push(Problem { help, ..problem });
         }
     }
@@ -137,7 +137,7 @@ impl Linking<'_> {
             let target = self.target(Some(&config.upstream), &[]);
             if let Target::Closed(reason) = &target {
                 let problem = about(Problem::error(&**reason));
-                let problem = problem.effect(format!("connections to listener `{}` are closed", config.listener));
+                let problem = problem.effect(format!("connections to listener `{}` are closed", config.listener)).dangling();
                 let help = self.meant(&config.upstream, self.upstreams.keys());
                 self.problems.push(Problem { help, ..problem });
             }
@@ -178,7 +178,7 @@ impl Linking<'_> {
         let settled = self.settled;
         if tls.certificates.is_empty() {
             if settled.certificates.is_empty() {
-                let problem = about(Problem::error("it has TLS, and there is no certificate")).effect("TLS handshakes fail");
+                let problem = about(Problem::error("it has TLS, and there is no certificate")).effect("TLS handshakes fail").dangling();
                 self.problems.push(problem.help("add `[certificates.NAME]` with `cert` and `key`"));
             }
             return default_first(&settled.certificates);
@@ -189,7 +189,7 @@ impl Linking<'_> {
                 Some(found) => chosen.push(found.built.clone()),
                 None => {
                     let problem = about(Problem::error(missing(Kind::Certificate, certificate)));
-                    let problem = problem.effect("TLS handshakes for its names get another certificate, or fail");
+                    let problem = problem.effect("TLS handshakes for its names get another certificate, or fail").dangling();
                     let help = self.meant(certificate, settled.certificates.keys());
                     self.problems.push(Problem { help, ..problem });
                 }

@@ -56,6 +56,11 @@ impl RoutingTable {
         configured(&self.settled.tcp_routes)
     }
 
+    /// The shared middlewares as they are configured.
+    pub fn configured_middlewares(&self) -> impl Iterator<Item = Configured<'_, Middleware>> {
+        configured(&self.settled.middlewares)
+    }
+
     /// Where an upstream was read, and the generation of its last change.
     #[must_use]
     pub fn upstream_origin(&self, name: &Name) -> Option<(Option<&Origin>, u64)> {

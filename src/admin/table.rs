@@ -1,0 +1,174 @@
+//! `/api/v1/table`: what is in force, where it came from, and what is wrong with it.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Problem;
+use crate::config::listener::ListenerProtocol;
+use crate::control::status::{ListenerStatus, Status};
+use crate::discovery::{Feed, FeedState};
+use crate::names::Name;
+use crate::routing::RoutingTable;
+
+/// What is in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TableView {
+    /// Counts the published tables; 0 before the first.
+    pub generation: u64,
+    /// Where it came from, in the order in which they count.
+    pub providers: Vec<ProviderView>,
+    /// The addresses we accept on.
+    pub listeners: Vec<ListenerView>,
+    /// What is wrong.
+    pub problems: Vec<ProblemView>,
+}
+
+/// How a provider is doing. Times are in seconds, and count up to now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProviderView {
+    /// Its name.
+    pub name: Name,
+    /// What it is doing.
+    pub state: ProviderState,
+    /// For how long.
+    pub since_seconds: f64,
+    /// Why it fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The source's revision of the latest snapshot, if it has revisions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// When the source was last heard from.
+    pub last_contact_seconds: Option<f64>,
+    /// When the latest change was seen.
+    pub last_change_seconds: Option<f64>,
+    /// How often it was called again after a failure.
+    pub restarts: u64,
+    /// Whether it has said what its source holds.
+    pub has_snapshot: bool,
+}
+
+/// What a provider is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderState {
+    /// It was not heard from yet.
+    Connecting,
+    /// Its source answers.
+    Live,
+    /// Its source failed, and is tried again. What it published last stays in force.
+    Failing,
+    /// Its source will never change again. What it published last stays in force.
+    Finished,
+}
+
+/// A listener, and what became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerView {
+    /// Its name.
+    pub name: Name,
+    /// The address that is wanted.
+    pub address: SocketAddr,
+    /// What is spoken on it.
+    pub protocol: ListenerProtocol,
+    /// Whether it terminates TLS.
+    pub tls: bool,
+    /// The address that it has. None: it is not open.
+    pub bound: Option<SocketAddr>,
+    /// Why it is not open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A problem, as data and as people read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemView {
+    /// The problem.
+    #[serde(flatten)]
+    pub problem: Problem,
+    /// The same, drawn with the offending text. Secrets in it are masked.
+    pub text: String,
+}
+
+impl TableView {
+    pub(super) fn of(status: &Status) -> Self {
+        let (table, now) = (status.table(), Instant::now());
+        Self {
+            generation: table.generation,
+            providers: status.feeds().iter().map(|feed| ProviderView::of(feed, now)).collect(),
+            listeners: status.listeners().iter().map(|(name, listener)| ListenerView::of(name, listener, &table)).collect(),
+            problems: status.problems().into_iter().map(ProblemView::of).collect(),
+        }
+    }
+}
+
+impl ProviderView {
+    fn of(feed: &Feed, now: Instant) -> Self {
+        let status = feed.status();
+        let (state, error) = match status.state {
+            FeedState::Connecting => (ProviderState::Connecting, None),
+            FeedState::Live => (ProviderState::Live, None),
+            FeedState::Failing { error } => (ProviderState::Failing, Some(error)),
+            FeedState::Finished => (ProviderState::Finished, None),
+        };
+        Self {
+            name: feed.name().clone(),
+            state,
+            since_seconds: age(status.since, now),
+            error,
+            revision: status.revision,
+            last_contact_seconds: status.last_contact.map(|at| age(at, now)),
+            last_change_seconds: status.last_change.map(|at| age(at, now)),
+            restarts: status.restarts,
+            has_snapshot: status.has_snapshot,
+        }
+    }
+}
+
+impl ListenerView {
+    fn of(name: &Name, status: &ListenerStatus, table: &RoutingTable) -> Self {
+        Self {
+            name: name.clone(),
+            address: status.address,
+            protocol: status.protocol,
+            tls: table.listeners.get(name).is_some_and(|listener| listener.tls.is_some()),
+            bound: status.bound,
+            error: status.error.clone(),
+        }
+    }
+}
+
+impl ProblemView {
+    fn of(problem: Problem) -> Self {
+        Self { text: problem.render(false), problem }
+    }
+}
+
+/// Seconds since `at`, to the millisecond.
+fn age(at: Instant, now: Instant) -> f64 {
+    (now.saturating_duration_since(at).as_secs_f64() * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::problem::{Kind, ObjectId};
+    use crate::config::snapshot::{Origin, Place};
+
+    #[test]
+    fn a_problem_reads_back_wherever_it_was_read() {
+        let file = Place::File { file: Arc::new("/a.toml".into()), line: 3, column: 7 };
+        let key = Place::Key { key: "/nuncio/routes/a".into(), revision: 9 };
+        for place in [file, key, Place::Program {}] {
+            let origin = Origin { provider: Name::literal("file"), place };
+            let object = ObjectId::new(Kind::TcpRoute, &Name::literal("a"));
+            let view = ProblemView::of(Problem::warning("bad").about(object).at(origin).help("mend it").effect("none"));
+            let json = serde_json::to_string(&view).unwrap();
+            assert_eq!(serde_json::from_str::<ProblemView>(&json).unwrap(), view, "{json}");
+        }
+    }
+}
