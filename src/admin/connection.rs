@@ -22,8 +22,11 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request head.
 const HEADER_BYTES_MAX: usize = 16 << 10;
 
-/// What is asked for, by path.
-const PATHS: [(&str, fn(&Source) -> Answer); 6] = [
+/// What is asked for, and how it is answered.
+type Page = (&'static str, fn(&Source) -> Answer);
+
+/// What there is, by path.
+const PATHS: [Page; 6] = [
     ("/livez", |_| readiness::live()),
     ("/readyz", |source| readiness::ready(&source.status)),
     ("/metrics", |source| prometheus::metrics(source.registry.as_deref())),

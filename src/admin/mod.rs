@@ -51,12 +51,7 @@ struct Source {
 }
 
 /// Answers on `socket` until `stop` is true.
-pub async fn serve(
-    socket: std::net::TcpListener,
-    status: Arc<Status>,
-    registry: Option<Arc<Registry>>,
-    mut stop: watch::Receiver<bool>,
-) {
+pub async fn serve(socket: std::net::TcpListener, status: Arc<Status>, registry: Option<Arc<Registry>>, mut stop: watch::Receiver<bool>) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("admin API: cannot register its socket: {error}"),

@@ -1,0 +1,124 @@
+//! The command line: one file per command. Only here are arguments and environment read, signals caught, and the logger installed.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `run` | `nuncio run`: a server until a signal ends it |
+//! | `settings` | what the file says of the process, and the flags that override it |
+//! | `check` | `nuncio check`: what is wrong with a file |
+//! | `demo`, `demo_endpoint` | `nuncio demo`: endpoints, a proxy in front of them, and what to try |
+//! | `routes`, `upstreams`, `listeners`, `providers`, `problems` | tables from a running instance |
+//! | `health` | `nuncio health`: for the health check of a container |
+//! | `client` | asks the admin API of a running instance |
+//! | `output` | text and tables on the terminal |
+//! | `logging`, `signals`, `limits` | what a process has one of |
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod check;
+mod client;
+mod demo;
+mod demo_endpoint;
+mod health;
+mod limits;
+mod listeners;
+mod logging;
+mod output;
+mod problems;
+mod providers;
+mod routes;
+mod run;
+mod settings;
+mod signals;
+mod upstreams;
+
+/// Nuncio: an L4/L7 load-balancing proxy that learns where to send traffic by watching files and stores, and changes it under live
+/// traffic.
+#[derive(Parser)]
+#[command(name = "nuncio", version, about, long_about = None, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Start:
+  nuncio demo                                               see it work, without any configuration
+  nuncio run --listen :8080 --to 127.0.0.1:3000             one listener, one endpoint, no file
+  nuncio run nuncio.toml                                    a file, live when edited
+  nuncio run --provider etcd://10.0.0.5:2379/nuncio         everything from etcd
+
+Exit codes: 0 all is well, 1 something is wrong, 2 the command line cannot be understood.";
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Args),
+    Check(check::Args),
+    Demo(demo::Args),
+    Routes(routes::Args),
+    Upstreams(upstreams::Args),
+    Listeners(listeners::Args),
+    Providers(providers::Args),
+    Problems(problems::Args),
+    Health(health::Args),
+}
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+enum Failure {
+    /// Said on standard error.
+    Message(String),
+    /// It was said already.
+    Told,
+}
+
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Message(error.to_string())
+    }
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Routes(args) => routes::run(&args),
+        Command::Upstreams(args) => upstreams::run(&args),
+        Command::Listeners(args) => listeners::run(&args),
+        Command::Providers(args) => providers::run(&args),
+        Command::Problems(args) => problems::run(&args),
+        Command::Health(args) => health::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Told) => ExitCode::FAILURE,
+        Err(Failure::Message(message)) => {
+            output::complain(&format!("error: {message}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends with clap's own words and exit code 2: the arguments make no sense together.
+fn usage_error(message: impl std::fmt::Display) -> ! {
+    use clap::CommandFactory;
+    Cli::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
+}
+
+/// A runtime for one command, on the main thread.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}
