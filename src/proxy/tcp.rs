@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -82,10 +82,9 @@ impl Drop for Counted<'_> {
 }
 
 async fn connect_to_any(worker: &Worker, upstream: &Arc<Upstream>, peer: SocketAddr) -> Option<(Lease, UpstreamStream)> {
-    let headers = HeaderMap::new();
     let mut tried = Vec::new();
     while tried.len() <= usize::from(upstream.settings.retries) {
-        let request = PickRequest { headers: &headers, client_ip: peer.ip(), is_https: false, random: worker.random(), tried: &tried };
+        let request = PickRequest { tried: &tried, ..PickRequest::new(peer.ip(), worker.random()) };
         let Some(picked) = upstream.pick(&request) else { break };
         match connect(picked.lease.address(), &upstream.transport, upstream.settings.timeouts.connect).await {
             Ok(stream) => {

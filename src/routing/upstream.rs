@@ -1,7 +1,7 @@
 //! An upstream with its endpoints, and the choice among them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, HeaderValue};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -75,6 +75,15 @@ pub struct PickRequest<'a> {
     pub random: u64,
     /// Endpoints that were tried for this request already.
     pub tried: &'a [u64],
+}
+
+impl PickRequest<'static> {
+    /// A choice for a client of which nothing but its address is known.
+    #[must_use]
+    pub fn new(client_ip: IpAddr, random: u64) -> Self {
+        static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+        Self { headers: &NO_HEADERS, client_ip, is_https: false, random, tried: &[] }
+    }
 }
 
 impl Upstream {
