@@ -161,8 +161,6 @@ pub mod access;
 pub mod admin;
 pub mod backoff;
 pub mod balance;
-#[cfg(feature = "cli")]
-pub mod cli;
 pub mod config;
 pub mod control;
 pub mod discovery;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
@@ -17,6 +18,9 @@ use super::tunnel::Upgrade;
 use super::worker::Worker;
 use crate::config::listener::ListenerTimeouts;
 use crate::routing::listener::Listener;
+
+/// How long a connection on which nothing has come yet may still bring a request when we drain.
+const DRAIN_GRACE: Duration = Duration::from_millis(300);
 
 /// A connection from a client.
 pub(crate) struct Client {
@@ -126,13 +130,20 @@ impl Client {
         self.alarm.set(self.timeouts.client_idle);
     }
 
-    /// Runs `step` of the connection's beginning. None: it took longer than the limit in force, or we are about to end.
+    /// Runs `step` of the connection's beginning. None: it took longer than the limit in force. When we drain, it is given a moment:
+    /// a client may just have sent its request.
     pub(crate) async fn within_limit<T>(&self, step: impl Future<Output = T>) -> Option<T> {
         let mut step = std::pin::pin!(step);
-        poll_fn(|cx| match step.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending if self.alarm.poll(cx) || self.is_draining() => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+        let mut is_draining = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = step.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            if !is_draining && self.is_draining() {
+                is_draining = true;
+                self.alarm.set(DRAIN_GRACE);
+            }
+            if self.alarm.poll(cx) { Poll::Ready(None) } else { Poll::Pending }
         })
         .await
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::Incoming;
@@ -20,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use super::body::ResponseBody;
 use super::client::{Client, Stream};
 use super::exchange::answer;
+use super::flood::{Budget, Metered, REQUEST_FORGIVES};
 use super::listener::ListenerHandle;
 use super::stream::{Prefixed, Watched};
 use super::tunnel;
@@ -82,15 +84,18 @@ async fn serve_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
     });
     let io = TokioIo::new(Watched::new(Prefixed::new(prefix, stream), |direction| client.progress(direction)));
     let mut builder = http1::Builder::new();
-    builder.max_headers(usize::from(limits.headers)).max_header_size(limits.header_bytes as usize).pipeline_flush(true);
+    builder.max_headers(usize::from(limits.headers)).max_header_size(limits.header_bytes as usize);
     let mut connection = builder.serve_connection(io, service);
     let mut is_draining = false;
     let end = poll_fn(|cx| {
-        if !is_draining && client.is_draining() {
+        let mut polled = Pin::new(&mut connection).poll(cx);
+        // Only then: hyper would close a connection whose first request it has not seen yet.
+        if polled.is_pending() && !is_draining && client.is_draining() {
             is_draining = true;
             Pin::new(&mut connection).graceful_shutdown();
+            polled = Pin::new(&mut connection).poll(cx);
         }
-        match Pin::new(&mut connection).poll(cx) {
+        match polled {
             Poll::Ready(end) => Poll::Ready(Some(end)),
             Poll::Pending if client.alarm.poll(cx) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
@@ -112,15 +117,19 @@ async fn serve_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
 
 async fn serve_h2<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client>, prefix: Bytes, stream: S, limits: ListenerLimits) {
     client.multiplex();
+    let budget = Rc::new(Budget::new(limits.h2_anomalies, Instant::now()));
+    let stream = Metered::new(Prefixed::new(prefix, stream), budget.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let stream = Stream::open(&client);
-        let client = client.clone();
+        let (client, budget) = (client.clone(), budget.clone());
         async move {
             let alarm = Rc::new(client.worker.alarms.alarm());
-            Ok::<Response<ResponseBody>, Infallible>(answer(client, alarm, Some(stream), request).await)
+            let response = answer(client, alarm, Some(stream), request).await;
+            budget.forgive(REQUEST_FORGIVES);
+            Ok::<Response<ResponseBody>, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Watched::new(Prefixed::new(prefix, stream), |direction| client.progress(direction)));
+    let io = TokioIo::new(Watched::new(stream, |direction| client.progress(direction)));
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .max_concurrent_streams(limits.h2_streams)

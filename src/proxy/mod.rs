@@ -8,6 +8,7 @@
 //! | `head` | is there exactly one way to read this request? |
 //! | `exchange` | one request and its response, start to end |
 //! | [`forwarded`] | who the client is, and what endpoints are told of it |
+//! | `flood` | HTTP/2 frames that cost us and bring nothing |
 //! | `body` | bodies, streamed through |
 //! | `pool`, `connect`, `stream` | connections to endpoints |
 //! | `tunnel` | bytes both ways: after an upgrade, and for TCP |
@@ -23,6 +24,7 @@ mod client;
 mod connect;
 mod error;
 mod exchange;
+mod flood;
 pub mod forwarded;
 mod head;
 mod http;
