@@ -28,6 +28,9 @@ pub struct Listener {
     /// Which headers tell the endpoint about the client.
     #[serde(default)]
     pub forwarded: Forwarded,
+    /// What becomes of a path with an encoded slash, `%2F`: `"refuse"` (default) or `"keep"`.
+    #[serde(default)]
+    pub encoded_slashes: EncodedSlashes,
     /// How long we wait for a client.
     #[serde(default)]
     pub timeouts: ListenerTimeouts,
@@ -46,6 +49,7 @@ impl Listener {
             tls: None,
             trusted_proxies: Vec::new(),
             forwarded: Forwarded::default(),
+            encoded_slashes: EncodedSlashes::default(),
             timeouts: ListenerTimeouts::default(),
             limits: ListenerLimits::default(),
         }
@@ -70,6 +74,9 @@ impl Listener {
             }
             if self.forwarded != Forwarded::default() {
                 return Err("`forwarded` is about HTTP headers, and does not apply to `protocol = \"tcp\"`".into());
+            }
+            if self.encoded_slashes != EncodedSlashes::default() {
+                return Err("`encoded_slashes` is about HTTP paths, and does not apply to `protocol = \"tcp\"`".into());
             }
         }
         if self.timeouts.client_header.is_zero() || self.timeouts.client_idle.is_zero() {
@@ -139,6 +146,19 @@ pub enum Forwarded {
     Both,
     /// Neither: the endpoint learns nothing of the client.
     Off,
+}
+
+/// What becomes of a path with an encoded slash, `%2F`.
+///
+/// It is data to us, and a separator to many an endpoint: `/public%2F..%2Fadmin` is below `/public` here and may be `/admin` there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EncodedSlashes {
+    /// It is answered 400.
+    #[default]
+    Refuse,
+    /// It is matched and forwarded as it is: for endpoints that take it for data too.
+    Keep,
 }
 
 /// How long a listener waits for its clients.
@@ -227,6 +247,7 @@ mod tests {
         let check = |json: &str| serde_json::from_str::<Listener>(json).map_err(|error| error.to_string());
         assert!(check(r#"{"address":":1","protocol":"tcp","trusted_proxies":["10.0.0.0/8"]}"#).unwrap_err().contains("does not apply"));
         assert!(check(r#"{"address":":1","protocol":"tcp","forwarded":"both"}"#).unwrap_err().contains("does not apply"));
+        assert!(check(r#"{"address":":1","protocol":"tcp","encoded_slashes":"keep"}"#).unwrap_err().contains("does not apply"));
         assert!(check(r#"{"address":":1","timeouts":{"client_idle":"0s"}}"#).unwrap_err().contains("more than zero"));
         assert!(check(r#"{"address":":1","limits":{"headers":0}}"#).unwrap_err().contains("more than zero"));
         assert!(check(r#"{"address":":1","limits":{"header_bytes":100}}"#).unwrap_err().contains("8192 bytes"));

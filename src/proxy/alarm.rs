@@ -57,6 +57,11 @@ impl Alarms {
         let wakers: Vec<Waker> = self.entries.borrow().iter().filter_map(|(_, entry)| entry.waker.clone()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
+
+    /// The time of the last tick.
+    pub(crate) fn now(&self) -> Instant {
+        self.now.get()
+    }
 }
 
 /// One limit, of one task. Gone when dropped.

@@ -43,8 +43,10 @@ pub(crate) struct ClientBody {
     taken: Cell<u64>,
     bytes_max: Option<u64>,
     alarm: Rc<Alarm>,
-    client_idle: Duration,
-    response_header: Duration,
+    /// For the next piece from the client.
+    client_idle: Cell<Duration>,
+    /// For the endpoint, once it has the whole body.
+    endpoint: Cell<Duration>,
 }
 
 impl ClientBody {
@@ -63,13 +65,19 @@ impl ClientBody {
             taken: Cell::new(0),
             bytes_max,
             alarm,
-            client_idle,
-            response_header,
+            client_idle: Cell::new(client_idle),
+            endpoint: Cell::new(response_header),
         })
     }
 
     pub(crate) fn is_touched(&self) -> bool {
         self.is_touched.get()
+    }
+
+    /// The response has begun: from now on both bodies share the limit of its pieces, and a piece of either is progress.
+    pub(crate) fn answered(&self, idle: Duration) {
+        self.client_idle.set(idle);
+        self.endpoint.set(idle);
     }
 
     /// Whether we wait for the client rather than for the endpoint.
@@ -87,7 +95,7 @@ impl ClientBody {
         let frame = std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx));
         let is_over = frame.is_none() || incoming.is_end_stream();
         self.is_ended.set(is_over);
-        self.alarm.set(if is_over { self.response_header } else { self.client_idle });
+        self.alarm.set(if is_over { self.endpoint.get() } else { self.client_idle.get() });
         Poll::Ready(frame.map(|frame| self.count(frame?)))
     }
 
@@ -153,6 +161,10 @@ pub(crate) struct UpstreamBody {
 
 impl UpstreamBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.held.is_over(cx) {
+            self.held.fail("route_timeout");
+            return Poll::Ready(Some(Err(BodyError::TimedOut)));
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending if !self.is_awaited => {
                 self.is_awaited = true;

@@ -16,7 +16,7 @@ use super::listener::ListenerHandle;
 use super::stream::Direction;
 use super::tunnel::Upgrade;
 use super::worker::Worker;
-use crate::config::listener::ListenerTimeouts;
+use crate::config::listener::{EncodedSlashes, ListenerLimits, ListenerTimeouts};
 use crate::routing::listener::Listener;
 
 /// How long a connection on which nothing has come yet may still bring a request when we drain.
@@ -30,6 +30,8 @@ pub(crate) struct Client {
     pub(crate) local: SocketAddr,
     pub(crate) is_tls: bool,
     pub(crate) timeouts: ListenerTimeouts,
+    pub(crate) limits: ListenerLimits,
+    pub(crate) encoded_slashes: EncodedSlashes,
     /// The limit of the phase it is in.
     pub(crate) alarm: Rc<Alarm>,
     /// What takes the connection over when the response in progress is `101 Switching Protocols`.
@@ -85,11 +87,25 @@ impl Client {
         settings: &Arc<Listener>,
     ) -> Rc<Self> {
         let alarm = Rc::new(worker.alarms.alarm());
-        let timeouts = settings.settings.timeouts;
+        let (timeouts, limits, encoded_slashes) = (settings.settings.timeouts, settings.settings.limits, settings.settings.encoded_slashes);
         alarm.set(timeouts.client_header);
         let peer_headers = RefCell::new((settings.clone(), peer_headers(peer, local, is_tls, settings)));
         let (upgrade, phase, streams) = (RefCell::default(), Cell::new(Phase::Head), Cell::new(0));
-        Rc::new(Self { worker, listener, peer, local, is_tls, timeouts, alarm, upgrade, peer_headers, phase, streams })
+        Rc::new(Self {
+            worker,
+            listener,
+            peer,
+            local,
+            is_tls,
+            timeouts,
+            limits,
+            encoded_slashes,
+            alarm,
+            upgrade,
+            peer_headers,
+            phase,
+            streams,
+        })
     }
 
     /// Who the client is, by the peer and by what a trusted one says.

@@ -55,6 +55,12 @@ impl Failure {
         Self { fault: Fault::Upstream, status, cause, detail: format!("endpoint {address}: {why}") }
     }
 
+    /// The request as a whole took longer than its route allows.
+    pub(crate) fn route_timeout(limit: std::time::Duration) -> Self {
+        let detail = format!("the route gives a request {limit:?}");
+        Self { fault: Fault::Upstream, status: StatusCode::GATEWAY_TIMEOUT, cause: "route_timeout", detail }
+    }
+
     /// What the client sees: the status and its reason, as plain text.
     pub(crate) fn response(&self) -> Response<Bytes> {
         plain(self.status)

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -58,7 +58,8 @@ pub(crate) async fn answer(
         Err(failure) => {
             held.note(&failure);
             let mut response = own(failure.response(), &alarm, &exchange, held);
-            if failure.status == StatusCode::BAD_REQUEST && head.version < Version::HTTP_2 {
+            // Where a request was not understood, what follows it may not be one; and of one that was too much, the rest is not awaited.
+            if failure.fault == super::error::Fault::Client && head.version < Version::HTTP_2 {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             response
@@ -85,12 +86,37 @@ async fn run(
     exchange: &mut middleware::Exchange,
     held: &mut Held,
 ) -> Result<Answer, Failure> {
-    head::check(head)?;
+    head::check(head, &client.limits, client.encoded_slashes)?;
     let (route, seen) = find_route(client, head, exchange, held)?;
     held.begin(route.clone());
     let host = asked_host(head);
     client.tell(&mut head.headers, seen, host.as_ref());
-    if let Some(response) = run_steps(&route, head, exchange).await? {
+    let Some(limit) = route.timeout else { return serve(client, alarm, &route, head, body, exchange, held).await };
+    let deadline = client.worker.alarms.alarm();
+    deadline.set(limit);
+    let answer = {
+        let mut serving = pin!(serve(client, alarm, &route, head, body, exchange, held));
+        poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Pending if deadline.poll(cx) => Poll::Ready(Err(Failure::route_timeout(limit))),
+            polled => polled,
+        })
+        .await
+    };
+    held.deadline = Some(deadline);
+    answer
+}
+
+/// From the first middleware to the head of the response.
+async fn serve(
+    client: &Rc<Client>,
+    alarm: &Rc<Alarm>,
+    route: &Route,
+    head: &mut Parts,
+    body: Incoming,
+    exchange: &mut middleware::Exchange,
+    held: &mut Held,
+) -> Result<Answer, Failure> {
+    if let Some(response) = run_steps(route, alarm, head, exchange).await? {
         return Ok(Answer::Own(response));
     }
     let upstream = match &route.target {
@@ -138,13 +164,20 @@ fn asked_host(head: &Parts) -> Option<HeaderValue> {
     }
 }
 
-async fn run_steps(route: &Route, head: &mut Parts, exchange: &mut middleware::Exchange) -> Result<Option<Box<Response<Bytes>>>, Failure> {
+async fn run_steps(
+    route: &Route,
+    alarm: &Alarm,
+    head: &mut Parts,
+    exchange: &mut middleware::Exchange,
+) -> Result<Option<Box<Response<Bytes>>>, Failure> {
     for step in &route.steps {
         let waiting = match step.request(head, exchange) {
             Flow::Continue => continue,
             Flow::Respond(response) => return Ok(Some(response)),
             Flow::Wait(waiting) => waiting,
         };
+        // The limit of the head is over, and none of an endpoint's has begun.
+        alarm.clear();
         match tokio::time::timeout(STEP_WAIT_MAX, waiting).await {
             Ok(Verdict::Continue(fields)) => head.headers.extend(fields),
             Ok(Verdict::Respond(response)) => return Ok(Some(response)),
@@ -199,7 +232,7 @@ enum Retry {
 impl Forward<'_> {
     async fn run(&self, head: &mut Parts, body: Option<Rc<ClientBody>>, held: &mut Held) -> Result<Answer, Failure> {
         let upgrade = head::upgrade(head.version, &head.headers).filter(|_| self.upstream.transport.protocol == UpstreamProtocol::Http1);
-        prepare(head, self.upstream, upgrade.as_ref());
+        prepare(head, self.client, self.upstream, upgrade.as_ref());
         let mut tried: Vec<u64> = Vec::new();
         let mut last = None;
         let mut allow_reuse = true;
@@ -270,7 +303,7 @@ impl Forward<'_> {
         }
         match self.upstream.transport.protocol {
             UpstreamProtocol::Http1 => self.attempt_h1(head, body, lease, allow_reuse, is_upgrade, held).await,
-            UpstreamProtocol::H2 | UpstreamProtocol::H2c => self.attempt_h2(head, body, lease, held).await,
+            UpstreamProtocol::H2 | UpstreamProtocol::H2c => self.attempt_h2(head, body, lease, allow_reuse, held).await,
         }
     }
 
@@ -285,9 +318,10 @@ impl Forward<'_> {
     ) -> Result<Response<Incoming>, Attempt> {
         let key = Key::new(lease.endpoint(), self.upstream);
         let is_replayable = body.is_none() && is_idempotent(&head.method);
-        let idle = allow_reuse.then(|| self.client.worker.pool.take_h1(key)).flatten();
-        // What cannot be sent twice is not written to a connection that the endpoint has closed already.
-        let idle = idle.filter(|connection| is_replayable || !connection.is_stale());
+        let pool = &self.client.worker.pool;
+        let idle = allow_reuse.then(|| pool.take_h1(key, self.client.worker.alarms.now())).flatten();
+        // What cannot be sent twice is not written to a connection that the endpoint has closed already, or may be about to close.
+        let idle = idle.filter(|connection| is_replayable || (connection.is_proven && !connection.is_stale()));
         let mut connection = match idle {
             Some(connection) => connection,
             None => {
@@ -312,12 +346,18 @@ impl Forward<'_> {
                     let failure = Failure::upstream(StatusCode::BAD_GATEWAY, "unasked_upgrade", lease.address(), "101 to no upgrade");
                     return Err(Attempt { failure, retry: Retry::Never });
                 }
+                if let Some(body) = body {
+                    body.answered(self.upstream.settings.timeouts.idle);
+                }
                 held.connection = Some((key, Connection::H1(connection)));
                 Ok(response)
             }
             Some(Err(mut error)) => {
                 let unsent = error.take_message();
                 let was_sent = unsent.is_none();
+                if connection.is_reused {
+                    self.client.worker.pool.disprove(key);
+                }
                 if let Some(request) = unsent {
                     *head = request.into_parts().0;
                 }
@@ -332,6 +372,7 @@ impl Forward<'_> {
         head: &mut Parts,
         body: Option<&Rc<ClientBody>>,
         lease: &Lease,
+        allow_reuse: bool,
         held: &mut Held,
     ) -> Result<Response<Incoming>, Attempt> {
         let key = Key::new(lease.endpoint(), self.upstream);
@@ -350,6 +391,9 @@ impl Forward<'_> {
         .await;
         match outcome {
             Some(Ok(response)) => {
+                if let Some(body) = body {
+                    body.answered(self.upstream.settings.timeouts.idle);
+                }
                 held.connection = Some((key, Connection::H2(stream)));
                 Ok(response)
             }
@@ -359,7 +403,7 @@ impl Forward<'_> {
                 if let Some(request) = unsent {
                     *head = request.into_parts().0;
                 }
-                Err(self.failed(error.into_error(), was_sent, is_replayable, true, body, lease))
+                Err(self.failed(error.into_error(), was_sent, is_replayable, allow_reuse, body, lease))
             }
             None => Err(self.timed_out(body, lease)),
         }
@@ -449,7 +493,7 @@ fn request_body_of(body: Option<&Rc<ClientBody>>) -> RequestBody {
 }
 
 /// Makes of the client's head the one that endpoints get.
-fn prepare(head: &mut Parts, upstream: &Upstream, upgrade: Option<&HeaderValue>) {
+fn prepare(head: &mut Parts, client: &Client, upstream: &Upstream, upgrade: Option<&HeaderValue>) {
     let wants_trailers = head::remove_hop_by_hop(&mut head.headers);
     head.headers.remove(header::EXPECT);
     head.extensions = http::Extensions::new();
@@ -457,6 +501,11 @@ fn prepare(head: &mut Parts, upstream: &Upstream, upgrade: Option<&HeaderValue>)
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(header::UPGRADE, protocol.clone());
     }
+    // HTTP/1.0 knows no host: it asks for the address it came to (RFC 9112 section 3.3).
+    if head.version == Version::HTTP_10 && !head.headers.contains_key(header::HOST) && head.uri.authority().is_none() {
+        set_host(head, &client.local.to_string());
+    }
+    head::join_cookies(&mut head.headers);
     match upstream.transport.protocol {
         UpstreamProtocol::Http1 => to_origin_form(head),
         UpstreamProtocol::H2 | UpstreamProtocol::H2c => {
@@ -484,18 +533,6 @@ fn to_origin_form(head: &mut Parts) {
     }
     if let Some(path) = parts.path_and_query {
         head.uri = Uri::from(path);
-    }
-    join_cookies(&mut head.headers);
-}
-
-/// HTTP/2 may send cookies one by one; HTTP/1.1 has one field for all (RFC 9113 section 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
-        return;
-    }
-    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -528,6 +565,10 @@ fn from_upstream(answer: Box<FromUpstream>, alarm: Rc<Alarm>, exchange: &middlew
     let FromUpstream { response, set_cookie } = *answer;
     let (mut head, incoming) = response.into_parts();
     let switched = (head.status == StatusCode::SWITCHING_PROTOCOLS).then(|| head.headers.get(header::UPGRADE).cloned()).flatten();
+    // Chunked wins over a length, which is not handed on (RFC 9112 section 6.3).
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
     head::remove_hop_by_hop(&mut head.headers);
     if let Some(cookie) = set_cookie {
         head.headers.append(header::SET_COOKIE, cookie);
@@ -570,6 +611,8 @@ pub(crate) struct Held {
     bytes: u64,
     is_complete: bool,
     log: Option<Box<AccessEntry>>,
+    /// The end of the time that the route gives to a request as a whole, if it does.
+    deadline: Option<Alarm>,
 }
 
 enum Connection {
@@ -581,9 +624,8 @@ impl Held {
     fn new(client: &Rc<Client>, stream: Option<Stream>, request: &Request<Incoming>) -> Self {
         let log = client.worker.access_log.as_ref().map(|_| Box::new(AccessEntry::new(client.peer, request)));
         let started = Instant::now();
-        let client = client.clone();
         Self {
-            client,
+            client: client.clone(),
             stream,
             started,
             generation: 0,
@@ -594,6 +636,7 @@ impl Held {
             bytes: 0,
             is_complete: false,
             log,
+            deadline: None,
         }
     }
 
@@ -688,6 +731,11 @@ impl Held {
             *client.upgrade.borrow_mut() = Some(Upgrade { upgraded: connection.upgraded, held: self });
         }
         Response::from_parts(head, ResponseBody::Empty)
+    }
+
+    /// Whether the time of the request as a whole is over.
+    pub(crate) fn is_over(&self, cx: &std::task::Context<'_>) -> bool {
+        self.deadline.as_ref().is_some_and(|deadline| deadline.poll(cx))
     }
 
     /// The endpoint, as long as it is in use.

@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use super::error::Failure;
+use crate::config::listener::{EncodedSlashes, ListenerLimits};
 use crate::rule::host::normalize_host;
 use crate::rule::path;
 
@@ -42,14 +43,35 @@ const HOP_LENGTHS: u32 = lengths(&[
 /// Checks the head and normalises its path.
 ///
 /// # Errors
-/// A failure of status 400, with a word for what is wrong.
-pub(crate) fn check(head: &mut Parts) -> Result<(), Failure> {
+/// A failure of status 400, 414, 431 or 501, with a word for what is wrong.
+pub(crate) fn check(head: &mut Parts, limits: &ListenerLimits, encoded_slashes: EncodedSlashes) -> Result<(), Failure> {
     if head.method == Method::CONNECT {
         return Err(Failure::client(StatusCode::NOT_IMPLEMENTED, "connect_unsupported"));
     }
+    check_size(head, limits)?;
     check_framing(head)?;
     check_host(head)?;
+    if encoded_slashes == EncodedSlashes::Refuse && has_encoded_slash(head.uri.path()) {
+        return Err(bad("encoded_slash"));
+    }
     normalize(head)
+}
+
+/// hyper bounds the bytes of a head, and the fields of HTTP/1.1 alone.
+fn check_size(head: &Parts, limits: &ListenerLimits) -> Result<(), Failure> {
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target > usize::from(limits.uri_bytes) {
+        return Err(Failure::client(StatusCode::URI_TOO_LONG, "uri_too_long"));
+    }
+    if head.headers.len() > usize::from(limits.headers) {
+        return Err(Failure::client(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers"));
+    }
+    Ok(())
+}
+
+fn has_encoded_slash(path: &str) -> bool {
+    let path = path.as_bytes();
+    memchr::memchr_iter(b'%', path).any(|at| matches!(path.get(at + 1..at + 3), Some(b"2F" | b"2f")))
 }
 
 fn bad(cause: &'static str) -> Failure {
@@ -102,6 +124,9 @@ fn check_host(head: &Parts) -> Result<(), Failure> {
     if fields.next().is_some() {
         return Err(bad("several_hosts"));
     }
+    if head.version < Version::HTTP_2 && head.uri.scheme().is_none() && head.uri.authority().is_some() {
+        return Err(bad("authority_form"));
+    }
     match (field, head.uri.authority()) {
         (None, None) if head.version == Version::HTTP_10 => Ok(()),
         (None, None) => Err(bad("no_host")),
@@ -147,9 +172,13 @@ pub(crate) fn host(head: &Parts) -> Result<Cow<'_, str>, Failure> {
     normalize_host(authority).map_err(|_| bad("host"))
 }
 
-/// The protocol that a request asks to switch to, if it does so in the one way that RFC 9110 section 7.8 knows.
+/// The protocol that a request asks to switch to, if it does so in the one way that RFC 9110 section 7.8 knows. Never `h2c`: what
+/// follows would be requests that we have not seen, past every rule. RFC 9113 has dropped it, and RFC 7540 lets us ignore it.
 pub(crate) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(header::UPGRADE).filter(|_| version == Version::HTTP_11)?;
+    if protocol.as_bytes().split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"h2c")) {
+        return None;
+    }
     names_option(headers, "upgrade").then(|| protocol.clone())
 }
 
@@ -199,5 +228,17 @@ fn remove_named(headers: &mut HeaderMap) {
         if !is_needed {
             headers.remove(name);
         }
+    }
+}
+
+/// Joins what HTTP/2 clients may cut into several fields: HTTP/1.1 has one `Cookie` (RFC 9113 section 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs = headers.get_all(header::COOKIE);
+    if crumbs.iter().nth(1).is_none() {
+        return;
+    }
+    let joined: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&joined.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, cookie);
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct H1 {
     socket: Option<SharedTcp>,
     /// Whether it has served a request before: then the endpoint may have closed it meanwhile.
     pub(crate) is_reused: bool,
+    /// Whether the endpoint is known to keep connections: some close each after its response, without a word.
+    pub(crate) is_proven: bool,
 }
 
 impl H1 {
@@ -60,6 +62,9 @@ impl Drop for H2 {
 /// Streams at once on one HTTP/2 connection to an endpoint, before another connection is made. RFC 9113 section 6.5.2 recommends
 /// that peers allow no fewer than 100.
 const H2_STREAMS_MAX: usize = 100;
+
+/// An idle connection that is open after this time shows that its endpoint keeps them.
+const PROOF: Duration = Duration::from_millis(200);
 
 /// The connections of one worker.
 #[derive(Default)]
@@ -109,6 +114,8 @@ impl Hasher for KeyHasher {
 struct Host {
     /// The most recently used one last.
     idle: Vec<Idle>,
+    /// Whether the last connection that was used again has brought a response.
+    keeps: bool,
     h2: Vec<H2Connection>,
     /// Set while an HTTP/2 connection is being made, so that not every waiting request makes one.
     h2_dial: Option<Rc<Notify>>,
@@ -131,7 +138,7 @@ struct H2Connection {
 
 impl Pool {
     /// An idle connection that is still open, as far as we know.
-    pub(crate) fn take_h1(&self, key: Key) -> Option<H1> {
+    pub(crate) fn take_h1(&self, key: Key, now: Instant) -> Option<H1> {
         let mut hosts = self.hosts.borrow_mut();
         let host = hosts.get_mut(&key)?;
         // A connection is put back when the last byte of its response has been read; hyper may need another turn to be ready.
@@ -140,12 +147,13 @@ impl Pool {
             at -= 1;
             let sender = &host.idle.get(at)?.connection.sender;
             if sender.is_ready() {
-                let mut connection = host.idle.swap_remove(at).connection;
+                let Idle { mut connection, since, .. } = host.idle.swap_remove(at);
+                connection.is_proven = host.keeps || now.saturating_duration_since(since) >= PROOF;
                 connection.is_reused = true;
                 return Some(connection);
             }
-            if sender.is_closed() {
-                host.idle.swap_remove(at);
+            if sender.is_closed() && now.saturating_duration_since(host.idle.swap_remove(at).since) < PROOF {
+                host.keeps = false;
             }
         }
         None
@@ -158,8 +166,16 @@ impl Pool {
         }
         let mut hosts = self.hosts.borrow_mut();
         let Some(host) = hosts.get_mut(&key) else { return };
+        host.keeps |= connection.is_reused;
         if host.idle.len() < usize::from(keepalive.idle_max) {
             host.idle.push(Idle { connection, since: now, timeout: keepalive.idle_timeout });
+        }
+    }
+
+    /// A connection that was used again has brought no response.
+    pub(crate) fn disprove(&self, key: Key) {
+        if let Some(host) = self.hosts.borrow_mut().get_mut(&key) {
+            host.keeps = false;
         }
     }
 
@@ -178,7 +194,7 @@ impl Pool {
                 let _ = upgrade.send((parts.io.into_inner(), parts.read_buf));
             }
         });
-        Ok(H1 { sender, upgraded, socket, is_reused: false })
+        Ok(H1 { sender, upgraded, socket, is_reused: false, is_proven: false })
     }
 
     /// A stream on a connection that is there, or on a fresh one. One connection is made at a time.
