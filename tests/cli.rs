@@ -1,0 +1,547 @@
+//! The real binary: what it prints, what it serves, and how it ends.
+
+// A helper that unwraps says at once what it did not expect, as a test does.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::DEADLINE;
+use support::etcd::Etcd;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+// ---- the binary
+
+fn nuncio(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nuncio"));
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    for variable in ["RUST_LOG", "NUNCIO_ADMIN", "STATE_DIRECTORY"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// Runs it to its end. Gives the exit code, standard output and standard error.
+async fn finish(arguments: &[&str]) -> (i32, String, String) {
+    let output = timeout(DEADLINE, nuncio(arguments).output()).await;
+    let Output { status, stdout, stderr } = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap_or(-1), text(stdout), text(stderr))
+}
+
+/// It at work. Killed by its id when dropped.
+struct Running {
+    child: Child,
+    said: watch::Receiver<String>,
+    _readers: JoinSet<()>,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = nuncio(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, said) = watch::channel(String::new());
+        let mut readers = JoinSet::new();
+        readers.spawn(keep(child.stdout.take().unwrap(), sender.clone()));
+        readers.spawn(keep(child.stderr.take().unwrap(), sender));
+        Self { child, said, _readers: readers }
+    }
+
+    /// Runs with an admin API on a free port, once it is ready.
+    async fn ready(arguments: &[&str]) -> Self {
+        let mut running = Self::start(&[&["run", "--admin", "127.0.0.1:0"], arguments].concat());
+        running.until_says("ready").await;
+        running
+    }
+
+    /// Waits until it has said `text`. Gives all that it has said.
+    async fn until_says(&mut self, text: &str) -> String {
+        let said = timeout(DEADLINE, self.said.wait_for(|said| said.contains(text))).await.map(|said| said.map(|said| said.clone()));
+        match said {
+            Ok(Ok(said)) => said,
+            _ => panic!("it does not say {text:?}, but\n{}", *self.said.borrow()),
+        }
+    }
+
+    fn said(&self) -> String {
+        self.said.borrow().clone()
+    }
+
+    fn admin(&self) -> String {
+        let said = self.said();
+        let (_, rest) = said.split_once("admin API: http://").unwrap_or_else(|| panic!("no admin API in\n{said}"));
+        rest.split_whitespace().next().unwrap().to_string()
+    }
+
+    /// The JSON at a path of the admin API.
+    async fn admin_json(&self, path: &str) -> Value {
+        let (_, body) = get(self.admin().parse().unwrap(), path).await.unwrap();
+        serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error} in {body}"))
+    }
+
+    async fn generation(&self) -> u64 {
+        self.admin_json("/api/v1/table").await["generation"].as_u64().unwrap()
+    }
+
+    /// What a command that asks this instance prints.
+    async fn ask(&self, command: &str) -> String {
+        let (code, stdout, stderr) = finish(&[command, "--admin", &self.admin()]).await;
+        assert_eq!(code, 0, "{command}: {stdout}{stderr}");
+        stdout
+    }
+
+    /// Where a listener accepts. None: it is not open.
+    async fn bound(&self, listener: &str) -> Option<SocketAddr> {
+        let table = self.admin_json("/api/v1/table").await;
+        let listeners = table["listeners"].as_array().unwrap().clone();
+        listeners.iter().find(|it| it["name"] == listener)?["bound"].as_str()?.parse().ok()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.id().and_then(|id| Pid::from_raw(id.try_into().unwrap())).expect("it runs");
+        kill_process(id, signal).unwrap();
+    }
+
+    /// Waits for its end. Gives the exit code.
+    async fn end(&mut self) -> Option<i32> {
+        let ended = timeout(DEADLINE, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("it does not end:\n{}", self.said())).unwrap().code()
+    }
+}
+
+async fn keep(output: impl AsyncRead + Unpin, said: watch::Sender<String>) {
+    let mut lines = BufReader::new(output).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        said.send_modify(|said| *said += &(line + "\n"));
+    }
+}
+
+// ---- what it talks to
+
+/// An endpoint that answers with its name; to `/slow` not before it is released.
+struct Endpoint {
+    address: SocketAddr,
+    arrived: watch::Receiver<usize>,
+    release: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+impl Endpoint {
+    async fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (arrivals, arrived) = watch::channel(0);
+        let (release, released) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                connections.spawn(answer(stream, name, arrivals.clone(), released.clone()));
+            }
+        });
+        Self { address, arrived, release, _tasks: tasks }
+    }
+}
+
+async fn answer(mut stream: TcpStream, name: &str, arrivals: watch::Sender<usize>, mut released: watch::Receiver<bool>) {
+    let head = read_head(&mut stream).await;
+    arrivals.send_modify(|arrivals| *arrivals += 1);
+    if head.starts_with("GET /slow ") {
+        let _ = released.wait_for(|released| *released).await;
+    }
+    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{name}", name.len());
+    let _ = stream.write_all(response.as_bytes()).await;
+}
+
+async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// Status and body.
+async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await?;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok((status, body.to_string()))
+}
+
+async fn curl(arguments: &[&str]) -> String {
+    let output = timeout(DEADLINE, Command::new("curl").args(["-sS", "--max-time", "10"]).args(arguments).output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "curl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until `address` answers `expected`. Another process tells nobody when it has changed, so it is asked again and again.
+async fn until_answers(address: SocketAddr, expected: &str) {
+    until(&format!("{address} answers {expected:?}"), async || {
+        get(address, "/").await.is_ok_and(|(status, body)| body == expected || status.to_string() == expected)
+    })
+    .await;
+}
+
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let holds = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(DEADLINE, holds).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+// ---- files
+
+struct Directory(TempDir);
+
+impl Directory {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap();
+        path_text(&path)
+    }
+}
+
+fn path_text(path: &Path) -> String {
+    path.to_str().unwrap().to_string()
+}
+
+fn config(endpoint: SocketAddr) -> String {
+    format!(
+        "[listeners.web]\naddress = \"127.0.0.1:0\"\n[routes.app]\nmatch = 'PathPrefix(\"/\")'\nupstream = \"app\"\n[upstreams.app]\nendpoints = [\"{endpoint}\"]\n"
+    )
+}
+
+// ---- the tests
+
+#[tokio::test]
+async fn every_command_explains_itself() {
+    let (code, help, _) = finish(&["--help"]).await;
+    assert!(code == 0 && help.contains("nuncio demo"), "{help}");
+    for command in ["run", "check", "demo", "routes", "upstreams", "listeners", "providers", "problems", "health"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{command} in {help}");
+        let (code, help, _) = finish(&[command, "--help"]).await;
+        assert!(code == 0 && help.contains("Examples:") && help.contains(&format!("  nuncio {command}")), "{help}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_line_without_sense_is_told_apart_from_a_failure() {
+    for (arguments, expected) in [
+        (&["run"][..], "there is nothing to run"),
+        (&["run", "--listen", ":8080"], "nuncio run --listen :8080 --to 127.0.0.1:3000"),
+        (&["run", "--to", "127.0.0.1:1"], "--listen"),
+        (&["run", "--listen", "nowhere", "--to", "127.0.0.1:1"], "not an address to listen on"),
+        (&["run", "--provider", "etdc://u:geheim@10.0.0.1"], "did you mean etcd://?"),
+        (&["run", "x.toml", "--access-log-format", "json"], "needs --access-log"),
+        (&["run", "x.toml", "--log-level", "loud"], "loud"),
+        (&["run", "x.toml", "--workers", "0"], "from 1 to"),
+    ] {
+        let (code, _, stderr) = finish(arguments).await;
+        assert!(code == 2 && stderr.contains(expected) && !stderr.contains("geheim"), "{arguments:?}: {code} {stderr}");
+    }
+}
+
+#[tokio::test]
+async fn check_finds_everything_at_once() {
+    let directory = Directory::new();
+    let good = directory.write("good.toml", &config("127.0.0.1:1".parse().unwrap()));
+    let (code, stdout, _) = finish(&["check", &good]).await;
+    assert_eq!((code, stdout.as_str()), (0, &*format!("{good}: 1 listener, 1 route, 1 upstream, no problems\n")));
+    let bad = "[routes.a]\nmatch = 'PthPrefix(\"/\")'\nupstream = \"x\"\n[routes.b]\nmatch = 'Path(\"/\")'\nupstream = \"nowhere\"\n\
+               [certificates.c]\ncert = \"/does/not/exist.pem\"\nkey = \"/does/not/exist.key\"\n[server]\nsticky_key = \"/does/not/exist\"\n";
+    let bad = directory.write("bad.toml", bad);
+    let (code, stdout, _) = finish(&["check", &bad]).await;
+    assert_eq!(code, 1);
+    for expected in [
+        "bad.toml:2:10",
+        "did you mean `PathPrefix`?",
+        "there is no upstream `nowhere`",
+        "`cert`: /does/not/exist.pem: No such file",
+        "`sticky_key`: /does/not/exist: No such file",
+        "4 errors",
+    ] {
+        assert!(stdout.contains(expected), "{expected} in {stdout}");
+    }
+    assert!(!stdout.contains('\x1b'), "no colour where nobody looks: {stdout}");
+    let (code, stdout, _) = finish(&["check", "--json", &bad]).await;
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &report["is_valid"], report["problems"].as_array().map(Vec::len)), (1, &Value::Bool(false), Some(4)), "{stdout}");
+    let (code, stdout, _) = finish(&["check", &path_text(&directory.path("absent.toml"))]).await;
+    assert!(code == 1 && stdout.contains("No such file"), "{stdout}");
+}
+
+#[tokio::test]
+async fn what_another_provider_may_have_is_no_error() {
+    let directory = Directory::new();
+    let text = "[routes.a]\nmatch = 'Path(\"/\")'\nupstream = \"elsewhere\"\n[providers.etcd]\nendpoints = [\"http://127.0.0.1:1\"]\n";
+    let (code, stdout, _) = finish(&["check", &directory.write("a.toml", text)]).await;
+    assert!(code == 0 && stdout.contains("1 warning") && stdout.contains("if another provider has it"), "{stdout}");
+}
+
+#[tokio::test]
+async fn two_flags_make_a_proxy() {
+    let endpoint = Endpoint::start("hello").await;
+    let to = endpoint.address.to_string();
+    let proxy = Running::ready(&["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--to", &to, "--access-log", "-"]).await;
+    for listener in ["default", "default-2"] {
+        let address = proxy.bound(listener).await.unwrap();
+        assert_eq!(curl(&[&format!("http://{address}/")]).await, "hello");
+    }
+    let admin = proxy.admin();
+    assert_eq!(curl(&[&format!("http://{admin}/livez")]).await, "ok\n");
+    assert!(curl(&[&format!("http://{admin}/readyz")]).await.contains("\"ready\": true"));
+    let metrics = curl(&[&format!("http://{admin}/metrics")]).await;
+    assert!(metrics.contains("nuncio_requests_total{route=\"default\",upstream=\"default\",status=\"2xx\"} 2\n"), "{metrics}");
+    assert!(proxy.ask("routes").await.contains("PathPrefix(\"/\")"));
+    assert!(proxy.ask("upstreams").await.contains(&to));
+    assert!(proxy.ask("listeners").await.contains("default-2"));
+    assert!(proxy.ask("providers").await.contains("flags"));
+    assert!(proxy.ask("problems").await.contains("no problems"));
+    assert_eq!(proxy.ask("health").await, "ready\n");
+    let (_, json, _) = finish(&["upstreams", "--json", "--admin", &format!("http://{admin}/")]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["upstreams"][0]["endpoints"][0]["address"], to);
+    let mut proxy = proxy;
+    proxy.until_says("\"route\":\"default\"").await;
+}
+
+#[tokio::test]
+async fn the_admin_api_answers_get_to_those_who_name_it_by_address() {
+    let proxy = Running::ready(&["--listen", "127.0.0.1:0", "--to", "127.0.0.1:1"]).await;
+    let url = |path: &str| format!("http://{}{path}", proxy.admin());
+    let status = async |arguments: &[&str]| curl(&[&["-o", "/dev/null", "-w", "%{http_code}"], arguments].concat()).await;
+    assert_eq!(status(&[&url("/readyz")]).await, "200");
+    assert_eq!(status(&["-I", &url("/metrics")]).await, "200");
+    assert_eq!(status(&[&url("/nothing")]).await, "404");
+    assert_eq!(status(&["-X", "DELETE", &url("/api/v1/routes")]).await, "405");
+    assert_eq!(status(&["-H", "Host: evil.test", &url("/api/v1/routes")]).await, "403");
+    assert_eq!(status(&["-H", "Host: localhost:8182", &url("/api/v1/routes")]).await, "200");
+    assert_eq!(status(&["-0", "-H", "Host:", &url("/livez")]).await, "200");
+}
+
+#[tokio::test]
+async fn an_edit_is_live_within_100_ms() {
+    let (one, two) = (Endpoint::start("one").await, Endpoint::start("two").await);
+    let directory = Directory::new();
+    let file = directory.write("nuncio.toml", &config(one.address));
+    let proxy = Running::ready(&[&file]).await;
+    let address = proxy.bound("web").await.unwrap();
+    until_answers(address, "one").await;
+    let mut latencies = Vec::new();
+    for (name, endpoint) in [("two", &two), ("one", &one), ("two", &two), ("one", &one), ("two", &two)] {
+        directory.write("nuncio.toml", &config(endpoint.address).replace("127.0.0.1:0", &address.to_string()));
+        let written = Instant::now();
+        until_answers(address, name).await;
+        latencies.push(written.elapsed());
+    }
+    println!("from the write to the first request that sees it: {latencies:?}");
+    // The machine may be busy with other tests: the best one shows what the program takes.
+    assert!(latencies.iter().min() < Some(&Duration::from_millis(100)), "{latencies:?}");
+}
+
+#[tokio::test]
+async fn a_broken_edit_changes_nothing_and_says_where() {
+    let endpoint = Endpoint::start("well").await;
+    let directory = Directory::new();
+    let good = config(endpoint.address);
+    let file = directory.write("nuncio.toml", &good);
+    let mut proxy = Running::ready(&[&file]).await;
+    let address = proxy.bound("web").await.unwrap();
+    directory.write("nuncio.toml", &good.replace("PathPrefix", "PathPreffix"));
+    let said = proxy.until_says("did you mean `PathPrefix`?").await;
+    assert!(said.contains("nuncio.toml:4:10"), "{said}");
+    assert_eq!(get(address, "/").await.unwrap().1, "well");
+    assert!(proxy.ask("problems").await.contains("keeps its version of generation 1"));
+    directory.write("nuncio.toml", "[[[");
+    proxy.until_says("nuncio.toml:1:").await;
+    assert_eq!(get(address, "/").await.unwrap().1, "well");
+    directory.write("nuncio.toml", &format!("{good}[server]\nworkers = 7\n"));
+    proxy.until_says("the process goes on with the settings of its start").await;
+    directory.write("nuncio.toml", &good);
+    proxy.until_says("no problems are left").await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_wrong_at_the_start_is_refused() {
+    let directory = Directory::new();
+    let file = directory.write("nuncio.toml", "[listeners.web]\nadress = \":0\"\n");
+    let (code, _, stderr) = finish(&["run", &file]).await;
+    assert!(code == 1 && stderr.contains("nuncio.toml:2:1") && stderr.contains("did you mean `address`?"), "{code} {stderr}");
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_in_flight() {
+    let mut endpoint = Endpoint::start("done").await;
+    let to = endpoint.address.to_string();
+    let mut proxy = Running::ready(&["--listen", "127.0.0.1:0", "--to", &to]).await;
+    let address = proxy.bound("default").await.unwrap();
+    proxy.signal(Signal::HUP);
+    proxy.until_says("nothing to reload").await;
+    let slow = tokio::spawn(async move { get(address, "/slow").await });
+    timeout(DEADLINE, endpoint.arrived.wait_for(|arrived| *arrived == 1)).await.unwrap().unwrap();
+    proxy.signal(Signal::TERM);
+    proxy.until_says("finishing what is in flight").await;
+    until("it is not ready any more", async || proxy.admin_json("/readyz").await["ready"] == false).await;
+    until("it accepts no more", async || TcpStream::connect(address).await.is_err()).await;
+    endpoint.release.send_replace(true);
+    assert_eq!(timeout(DEADLINE, slow).await.unwrap().unwrap().unwrap(), (200, "done".into()));
+    assert_eq!(proxy.end().await, Some(0), "{}", proxy.said());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let mut endpoint = Endpoint::start("never").await;
+    let to = endpoint.address.to_string();
+    let mut proxy = Running::ready(&["--listen", "127.0.0.1:0", "--to", &to]).await;
+    let address = proxy.bound("default").await.unwrap();
+    let slow = tokio::spawn(async move { get(address, "/slow").await });
+    timeout(DEADLINE, endpoint.arrived.wait_for(|arrived| *arrived == 1)).await.unwrap().unwrap();
+    proxy.signal(Signal::TERM);
+    proxy.until_says("finishing what is in flight").await;
+    proxy.signal(Signal::INT);
+    assert_eq!(proxy.end().await, Some(1), "{}", proxy.said());
+    slow.abort();
+}
+
+#[tokio::test]
+async fn what_outlives_the_drain_timeout_is_cut_and_counted() {
+    let mut endpoint = Endpoint::start("never").await;
+    let to = endpoint.address.to_string();
+    let mut proxy = Running::ready(&["--listen", "127.0.0.1:0", "--to", &to, "--drain-timeout", "100ms"]).await;
+    let address = proxy.bound("default").await.unwrap();
+    let slow = tokio::spawn(async move { get(address, "/slow").await });
+    timeout(DEADLINE, endpoint.arrived.wait_for(|arrived| *arrived == 1)).await.unwrap().unwrap();
+    proxy.signal(Signal::TERM);
+    let said = proxy.until_says("cut upstream=default in_flight=1").await;
+    assert!(said.contains("the drain timeout of 100ms is over"), "{said}");
+    assert_eq!(proxy.end().await, Some(0));
+    slow.abort();
+}
+
+#[tokio::test]
+async fn not_ready_says_what_is_missing() {
+    let mut proxy = Running::start(&["run", "--admin", "127.0.0.1:0", "--provider", "etcd://127.0.0.1:1", "--listen", "127.0.0.1:0"]);
+    proxy.until_says("provider failed").await;
+    let (code, _, stderr) = finish(&["health", "--admin", &proxy.admin()]).await;
+    assert!(code == 1 && stderr.contains("provider etcd: no snapshot yet: failing: etcd http://127.0.0.1:1"), "{code} {stderr}");
+    assert!(proxy.ask("providers").await.contains("failing"));
+    let admin = proxy.admin();
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.end().await, Some(0));
+    for command in ["health", "routes", "upstreams", "listeners", "providers", "problems"] {
+        let (code, stdout, stderr) = finish(&[command, "--admin", &admin]).await;
+        assert!(code == 1 && stdout.is_empty() && stderr.contains(&format!("no instance answers on {admin}")), "{code} {stdout}{stderr}");
+        assert!(stderr.contains("nuncio run --admin"), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn the_demo_loses_no_request_when_an_endpoint_stops() {
+    let mut demo = Running::start(&["demo", "--port", "0"]);
+    let screen = demo.until_says("Ctrl-C ends the demo.").await;
+    let after = |text: &str| screen.split_once(text).and_then(|(_, rest)| rest.split([' ', '\n', '/', ';']).next()).unwrap().to_string();
+    let proxy: SocketAddr = after("The proxy is on http://").trim_end_matches(',').parse().unwrap();
+    let (_, stop) = screen.split_once("and no request fails").unwrap();
+    let switchboard: SocketAddr = stop.split_once("http://").unwrap().1.split('/').next().unwrap().parse().unwrap();
+    let names = async || {
+        let mut names = std::collections::BTreeSet::new();
+        for _ in 0..12 {
+            let (status, body) = get(proxy, "/").await.unwrap();
+            assert_eq!(status, 200, "{body}");
+            names.insert(body.split('-').next().unwrap().to_string());
+        }
+        names.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["blue", "green", "red"]);
+    assert_eq!(get(switchboard, "/stop/red").await.unwrap().1, "red is stopped\n");
+    assert_eq!(names().await, ["blue", "green"]);
+    assert_eq!(get(switchboard, "/start/red").await.unwrap().1, "red runs\n");
+    until("red is back", async || names().await.len() == 3).await;
+    let sticky = format!("http://{proxy}/sticky");
+    let directory = Directory::new();
+    let jar = path_text(&directory.path("jar"));
+    let first = curl(&["-c", &jar, "-b", &jar, &sticky]).await;
+    for _ in 0..6 {
+        assert_eq!(curl(&["-c", &jar, "-b", &jar, &sticky]).await, first);
+    }
+    demo.signal(Signal::INT);
+    assert_eq!(demo.end().await, Some(0), "{}", demo.said());
+}
+
+async fn etcdctl(etcd: &Etcd, arguments: &[&str], input: &str) -> String {
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", etcd.address())).args(arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+    let output = timeout(DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn everything_from_etcd() {
+    let etcd = Etcd::start().await;
+    let (one, two) = (Endpoint::start("one").await, Endpoint::start("two").await);
+    let proxy = Running::ready(&["--provider", &format!("etcd://{}/nuncio", etcd.address())]).await;
+    assert!(proxy.said().contains("there is no listener"), "{}", proxy.said());
+
+    etcdctl(&etcd, &["put", "/nuncio/listeners/web", r#"{"address":"127.0.0.1:0"}"#], "").await;
+    until("the listener is open", async || proxy.bound("web").await.is_some()).await;
+    let address = proxy.bound("web").await.unwrap();
+    assert_eq!(get(address, "/").await.unwrap().0, 404);
+
+    etcdctl(&etcd, &["put", "/nuncio/routes/app", r#"{"match":"PathPrefix(\"/\")","upstream":"app"}"#], "").await;
+    until_answers(address, "503").await;
+    assert!(proxy.ask("routes").await.contains("answers 503: there is no upstream `app`"));
+    etcdctl(&etcd, &["put", "/nuncio/upstreams/app/endpoints/one", &one.address.to_string()], "").await;
+    until_answers(address, "one").await;
+
+    // One transaction is one generation, however many keys it has.
+    let before = proxy.generation().await;
+    let puts =
+        format!("\nput /nuncio/upstreams/app/endpoints/two {}\nput /nuncio/upstreams/other/endpoints/two {}\n", two.address, two.address);
+    etcdctl(&etcd, &["txn"], &format!("{puts}del /nuncio/upstreams/app/endpoints/one\n\n\n")).await;
+    until_answers(address, "two").await;
+    assert_eq!(proxy.generation().await, before + 1);
+
+    // An endpoint lives as long as its lease.
+    let lease = etcdctl(&etcd, &["lease", "grant", "1"], "").await;
+    let lease = lease.split_whitespace().nth(1).unwrap().to_string();
+    etcdctl(&etcd, &["put", "/nuncio/upstreams/app/endpoints/leased", &one.address.to_string(), &format!("--lease={lease}")], "").await;
+    until("the leased endpoint is there", async || proxy.ask("upstreams").await.contains("leased")).await;
+    until("and gone with its lease", async || !proxy.ask("upstreams").await.contains("leased")).await;
+
+    // What cannot be read says which key it is, and changes nothing.
+    etcdctl(&etcd, &["put", "/nuncio/routes/app", r#"{"match":"PathPrefix(\"/\"","upstream":"app"}"#], "").await;
+    until("the problem is told", async || proxy.ask("problems").await.contains("/nuncio/routes/app")).await;
+    assert_eq!(get(address, "/").await.unwrap().1, "two");
+}
