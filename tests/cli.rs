@@ -358,7 +358,7 @@ async fn an_edit_is_live_within_100_ms() {
     until_answers(address, "one").await;
     let mut latencies = Vec::new();
     for (name, endpoint) in [("two", &two), ("one", &one), ("two", &two), ("one", &one), ("two", &two)] {
-        directory.write("nuncio.toml", &config(endpoint.address).replace("127.0.0.1:0", &address.to_string()));
+        directory.write("nuncio.toml", &config(endpoint.address));
         let written = Instant::now();
         until_answers(address, name).await;
         latencies.push(written.elapsed());
@@ -451,6 +451,7 @@ async fn what_outlives_the_drain_timeout_is_cut_and_counted() {
 async fn not_ready_says_what_is_missing() {
     let mut proxy = Running::start(&["run", "--admin", "127.0.0.1:0", "--provider", "etcd://127.0.0.1:1", "--listen", "127.0.0.1:0"]);
     proxy.until_says("provider failed").await;
+    proxy.until_says("admin API: ").await;
     let (code, _, stderr) = finish(&["health", "--admin", &proxy.admin()]).await;
     assert!(code == 1 && stderr.contains("provider etcd: no snapshot yet: failing: etcd http://127.0.0.1:1"), "{code} {stderr}");
     assert!(proxy.ask("providers").await.contains("failing"));
@@ -511,8 +512,8 @@ async fn etcdctl(etcd: &Etcd, arguments: &[&str], input: &str) -> String {
 async fn everything_from_etcd() {
     let etcd = Etcd::start().await;
     let (one, two) = (Endpoint::start("one").await, Endpoint::start("two").await);
-    let proxy = Running::ready(&["--provider", &format!("etcd://{}/nuncio", etcd.address())]).await;
-    assert!(proxy.said().contains("there is no listener"), "{}", proxy.said());
+    let mut proxy = Running::ready(&["--provider", &format!("etcd://{}/nuncio", etcd.address())]).await;
+    proxy.until_says("there is no listener").await;
 
     etcdctl(&etcd, &["put", "/nuncio/listeners/web", r#"{"address":"127.0.0.1:0"}"#], "").await;
     until("the listener is open", async || proxy.bound("web").await.is_some()).await;

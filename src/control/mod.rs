@@ -197,9 +197,10 @@ impl Control {
         let known: HashSet<&Problem> = previous.problems.iter().collect();
         for problem in table.problems.iter().filter(|problem| !known.contains(problem)) {
             let text = problem.render(false);
+            // The log says how bad it is in its own way.
             match problem.severity {
-                Severity::Error => tracing::error!("{text}"),
-                Severity::Warning => tracing::warn!("{text}"),
+                Severity::Error => tracing::error!("{}", text.trim_start_matches("error: ")),
+                Severity::Warning => tracing::warn!("{}", text.trim_start_matches("warning: ")),
             }
         }
         if table.problems.is_empty() && !previous.problems.is_empty() {
