@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -31,10 +32,22 @@ impl Etcd {
         etcd
     }
 
+    /// The same with its data in memory, where there is such a place: so that the disk's time is not measured along.
+    pub async fn start_in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        let mut etcd = if memory.is_dir() { Self::stopped_in(memory) } else { Self::stopped() };
+        etcd.run().await;
+        etcd
+    }
+
     /// An etcd that has its ports and its directory, but does not run yet.
     pub fn stopped() -> Self {
+        Self::stopped_in(&std::env::temp_dir())
+    }
+
+    fn stopped_in(parent: &Path) -> Self {
         let (client_port, peer_port) = free_ports();
-        let directory = tempfile::Builder::new().prefix("nuncio-etcd-").tempdir().expect("a temporary directory");
+        let directory = tempfile::Builder::new().prefix("nuncio-etcd-").tempdir_in(parent).expect("a temporary directory");
         Self { directory, client_port, peer_port, arguments: Vec::new(), process: None }
     }
 
@@ -115,7 +128,7 @@ impl Etcd {
     }
 
     /// A directory that lives as long as this etcd.
-    pub fn directory(&self) -> &std::path::Path {
+    pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
