@@ -92,7 +92,8 @@ impl Control {
     ) -> Self {
         let metrics = ControlMetrics::new(&context.meter);
         let sockets = Sockets::new(context.meter.clone(), workers.clone(), status.clone());
-        let (pem, compiled, health, cuts) = (PemFiles::default(), Vec::new(), HealthChecks::new(tokio::runtime::Handle::current()), Vec::new());
+        let (pem, compiled, health, cuts) =
+            (PemFiles::default(), Vec::new(), HealthChecks::new(tokio::runtime::Handle::current()), Vec::new());
         Self { supervisor, context, workers, table, status, sockets, pem, compiled, health, cuts, metrics }
     }
 

@@ -89,13 +89,15 @@ async fn run(
     head::check(head, &client.limits, client.encoded_slashes)?;
     let (route, seen) = find_route(client, head, exchange, held)?;
     held.begin(route.clone());
+    held.options = head::take_options(head);
     let host = asked_host(head);
     client.tell(&mut head.headers, seen, host.as_ref());
     let Some(limit) = route.timeout else { return serve(client, alarm, &route, head, body, exchange, held).await };
     let deadline = client.worker.alarms.alarm();
     deadline.set(limit);
     let answer = {
-        let mut serving = pin!(serve(client, alarm, &route, head, body, exchange, held));
+        // Boxed, so that a request without this limit has no room for it in its future.
+        let mut serving = Box::pin(serve(client, alarm, &route, head, body, exchange, held));
         poll_fn(|cx| match serving.as_mut().poll(cx) {
             Poll::Pending if deadline.poll(cx) => Poll::Ready(Err(Failure::route_timeout(limit))),
             polled => polled,
@@ -231,8 +233,9 @@ enum Retry {
 
 impl Forward<'_> {
     async fn run(&self, head: &mut Parts, body: Option<Rc<ClientBody>>, held: &mut Held) -> Result<Answer, Failure> {
-        let upgrade = head::upgrade(head.version, &head.headers).filter(|_| self.upstream.transport.protocol == UpstreamProtocol::Http1);
-        prepare(head, self.client, self.upstream, upgrade.as_ref());
+        let options = std::mem::take(&mut held.options);
+        let upgrade = options.upgrade.filter(|_| self.upstream.transport.protocol == UpstreamProtocol::Http1);
+        prepare(head, self.client, self.upstream, upgrade.as_ref(), options.wants_trailers);
         let mut tried: Vec<u64> = Vec::new();
         let mut last = None;
         let mut allow_reuse = true;
@@ -303,7 +306,7 @@ impl Forward<'_> {
         }
         match self.upstream.transport.protocol {
             UpstreamProtocol::Http1 => self.attempt_h1(head, body, lease, allow_reuse, is_upgrade, held).await,
-            UpstreamProtocol::H2 | UpstreamProtocol::H2c => self.attempt_h2(head, body, lease, allow_reuse, held).await,
+            UpstreamProtocol::H2 | UpstreamProtocol::H2c => Box::pin(self.attempt_h2(head, body, lease, allow_reuse, held)).await,
         }
     }
 
@@ -326,7 +329,8 @@ impl Forward<'_> {
             Some(connection) => connection,
             None => {
                 self.alarm.clear();
-                let connected = self.client.worker.pool.connect_h1(key, lease.endpoint(), self.upstream).await;
+                // Boxed: most requests find a connection, and need no room for making one.
+                let connected = Box::pin(self.client.worker.pool.connect_h1(key, lease.endpoint(), self.upstream)).await;
                 connected.map_err(|error| unreachable(lease, &error))?
             }
         };
@@ -493,8 +497,7 @@ fn request_body_of(body: Option<&Rc<ClientBody>>) -> RequestBody {
 }
 
 /// Makes of the client's head the one that endpoints get.
-fn prepare(head: &mut Parts, client: &Client, upstream: &Upstream, upgrade: Option<&HeaderValue>) {
-    let wants_trailers = head::remove_hop_by_hop(&mut head.headers);
+fn prepare(head: &mut Parts, client: &Client, upstream: &Upstream, upgrade: Option<&HeaderValue>, wants_trailers: bool) {
     head.headers.remove(header::EXPECT);
     head.extensions = http::Extensions::new();
     if let Some(protocol) = upgrade {
@@ -602,6 +605,8 @@ fn own(response: Response<Bytes>, alarm: &Alarm, exchange: &middleware::Exchange
 pub(crate) struct Held {
     client: Rc<Client>,
     stream: Option<Stream>,
+    /// Until the request is on its way.
+    options: head::ConnectionOptions,
     started: Instant,
     generation: u64,
     route: Option<Arc<Route>>,
@@ -637,6 +642,7 @@ impl Held {
             is_complete: false,
             log,
             deadline: None,
+            options: head::ConnectionOptions::default(),
         }
     }
 

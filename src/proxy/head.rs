@@ -28,17 +28,22 @@ static HOP_BY_HOP: [HeaderName; HOPS] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// The lengths of the names in [`HOP_BY_HOP`].
-const HOP_LENGTHS: u32 = lengths(&[
-    "connection",
-    "transfer-encoding",
-    "upgrade",
-    "te",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "keep-alive",
-    "proxy-connection",
-]);
+/// The names in [`HOP_BY_HOP`] as text.
+const HOP_NAMES: [&str; HOPS] =
+    ["connection", "transfer-encoding", "upgrade", "te", "proxy-authenticate", "proxy-authorization", "keep-alive", "proxy-connection"];
+
+/// Their lengths, as bits.
+const HOP_LENGTHS: u32 = lengths(&HOP_NAMES);
+
+/// Their lengths.
+const HOP_BYTES: [usize; HOPS] = {
+    let (mut bytes, mut at) = ([0; HOPS], 0);
+    while at < HOPS {
+        bytes[at] = HOP_NAMES[at].len();
+        at += 1;
+    }
+    bytes
+};
 
 /// Checks the head and normalises its path.
 ///
@@ -174,7 +179,7 @@ pub(crate) fn host(head: &Parts) -> Result<Cow<'_, str>, Failure> {
 
 /// The protocol that a request asks to switch to, if it does so in the one way that RFC 9110 section 7.8 knows. Never `h2c`: what
 /// follows would be requests that we have not seen, past every rule. RFC 9113 has dropped it, and RFC 7540 lets us ignore it.
-pub(crate) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(header::UPGRADE).filter(|_| version == Version::HTTP_11)?;
     if protocol.as_bytes().split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"h2c")) {
         return None;
@@ -187,14 +192,30 @@ fn names_option(headers: &HeaderMap, option: &str) -> bool {
     fields.flat_map(|field| field.split(',')).any(|name| name.trim().eq_ignore_ascii_case(option))
 }
 
+/// What a client asked of the connection rather than of the endpoint.
+#[derive(Default)]
+pub(crate) struct ConnectionOptions {
+    /// The protocol to switch to.
+    pub(crate) upgrade: Option<HeaderValue>,
+    /// `TE: trailers`.
+    pub(crate) wants_trailers: bool,
+}
+
+/// Takes what concerns the connection out of a request.
+pub(crate) fn take_options(head: &mut Parts) -> ConnectionOptions {
+    let upgrade = upgrade(head.version, &head.headers);
+    ConnectionOptions { upgrade, wants_trailers: remove_hop_by_hop(&mut head.headers) }
+}
+
 /// Takes out what concerns the connection it came on, and what `Connection` names (RFC 9110 section 7.6.1).
 ///
 /// True when `TE: trailers` was among it.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     let mut found = [false; HOPS];
     for name in headers.keys().filter(|name| may_be(name, HOP_LENGTHS)) {
-        for (found, hop) in found.iter_mut().zip(&HOP_BY_HOP) {
-            *found |= name == hop;
+        let bytes = name.as_str().len();
+        for ((found, hop), hop_bytes) in found.iter_mut().zip(&HOP_BY_HOP).zip(HOP_BYTES) {
+            *found |= bytes == hop_bytes && name == hop;
         }
     }
     if found == [false; HOPS] {

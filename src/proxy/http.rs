@@ -122,12 +122,13 @@ async fn serve_h2<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
     let service = service_fn(|request: Request<Incoming>| {
         let stream = Stream::open(&client);
         let (client, budget) = (client.clone(), budget.clone());
-        async move {
+        // Boxed: hyper moves it several times on its way into a task of its own.
+        Box::pin(async move {
             let alarm = Rc::new(client.worker.alarms.alarm());
             let response = answer(client, alarm, Some(stream), request).await;
             budget.forgive(REQUEST_FORGIVES);
             Ok::<Response<ResponseBody>, Infallible>(response)
-        }
+        })
     });
     let io = TokioIo::new(Watched::new(stream, |direction| client.progress(direction)));
     let mut builder = http2::Builder::new(LocalExecutor);

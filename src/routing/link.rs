@@ -63,7 +63,8 @@ impl Linking<'_> {
         };
         if let Target::Closed(reason) = &target {
             let problem = Problem::error(&**reason).about(ObjectId::new(Kind::Route, name)).at(object.entry.origin.clone());
-            let problem = problem.effect(format!("route `{name}` keeps its place and answers 503; all other objects are unaffected")).dangling();
+            let problem =
+                problem.effect(format!("route `{name}` keeps its place and answers 503; all other objects are unaffected")).dangling();
             let help = self.meant_by_route(config);
             self.problems.push(Problem { help, ..problem });
         }
