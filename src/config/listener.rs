@@ -194,7 +194,7 @@ pub struct ListenerLimits {
     /// Streams at once on one HTTP/2 connection. Default 200.
     pub h2_streams: u32,
     /// Anomalies (streams reset before they ended, empty frames, settings and pings beyond need) that one HTTP/2 connection may
-    /// show before it is closed. Default 1,000.
+    /// show before it is closed. Answered requests, time and bytes taken make up for them. Default 1,000.
     pub h2_anomalies: u32,
 }
 

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 
 use super::alarm::Alarm;
 use super::exchange::Held;
+use super::head;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +91,9 @@ impl ClientBody {
     }
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.is_touched.set(true);
+        if !self.is_touched.replace(true) {
+            self.alarm.set(self.client_idle.get());
+        }
         let mut incoming = self.incoming.borrow_mut();
         let frame = std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx));
         let is_over = frame.is_none() || incoming.is_end_stream();
@@ -99,7 +102,10 @@ impl ClientBody {
         Poll::Ready(frame.map(|frame| self.count(frame?)))
     }
 
-    fn count(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+    fn count(&self, mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        if let Some(trailers) = frame.trailers_mut() {
+            head::clean_trailers(trailers);
+        }
         let taken = self.taken.get() + frame.data_ref().map_or(0, |data| data.len() as u64);
         self.taken.set(taken);
         match self.bytes_max {
@@ -177,7 +183,10 @@ impl UpstreamBody {
                 Poll::Ready(Some(Err(BodyError::TimedOut)))
             }
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    head::clean_trailers(trailers);
+                }
                 self.is_awaited = false;
                 self.alarm.set(self.client_idle);
                 self.held.count(frame.data_ref().map_or(0, Bytes::len));

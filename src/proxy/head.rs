@@ -231,6 +231,18 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> bool {
     wants_trailers
 }
 
+/// Takes out of trailers what belongs into a head: fields that frame, route or authenticate a message, or say who sent it
+/// (RFC 9110 section 6.5.1). Whoever merges trailers into the head would believe them.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    const NOT_LATER: [HeaderName; 6] =
+        [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE, header::FORWARDED];
+    let is_bad = |name: &HeaderName| HOP_BY_HOP.contains(name) || NOT_LATER.contains(name) || name.as_str().starts_with("x-forwarded-");
+    let bad: Vec<HeaderName> = trailers.keys().filter(|name| is_bad(name)).cloned().collect();
+    for name in bad {
+        trailers.remove(name);
+    }
+}
+
 fn names_more_than_options(headers: &HeaderMap) -> bool {
     let is_plain = |field: &HeaderValue| {
         let field = field.as_bytes();
