@@ -1,0 +1,139 @@
+//! How long we wait for clients.
+
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+const LIMIT: Duration = Duration::from_millis(400);
+
+/// A server that gives a head and a pause `LIMIT` each.
+async fn impatient(endpoint: &Endpoint, header: &str, idle: &str) -> Proxy {
+    let timeouts = format!("timeouts = {{ client_header = \"{header}\", client_idle = \"{idle}\" }}\n[routes.web]");
+    Proxy::start(&to(&[endpoint.address], "").replace("[routes.web]", &timeouts)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_end() {
+    let endpoint = Endpoint::answering("ok").await;
+    let proxy = impatient(&endpoint, "400ms", "60s").await;
+    for first in ["", "G", "GET / HTTP/1.1\r\nHost: a.test\r\nX-A: ", &format!("{GET}GET / HT")] {
+        let mut client = proxy.connect().await;
+        let started = Instant::now();
+        client.send(first).await;
+        // One byte now and then is no progress.
+        let dripping = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if client.try_send("a").await.is_err() {
+                    return;
+                }
+            }
+        };
+        within("the connection is closed", dripping).await;
+        assert!(started.elapsed() >= LIMIT, "{first:?}");
+    }
+    assert_eq!(endpoint.requests().len(), 1);
+    // Half of HTTP/2's beginning.
+    let mut client = proxy.connect().await;
+    client.send("PRI * HTTP/2.0\r\n").await;
+    client.ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_next_request() {
+    let endpoint = Endpoint::answering("ok").await;
+    let proxy = impatient(&endpoint, "60s", "1s").await;
+    let mut client = proxy.connect().await;
+    for _ in 0..3 {
+        client.send(GET).await;
+        assert_eq!(client.response().await.status(), 200);
+    }
+    let started = Instant::now();
+    client.ended().await;
+    assert!(started.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_stops_coming() {
+    let endpoint = Endpoint::answering("ok").await;
+    let proxy = impatient(&endpoint, "60s", "400ms").await;
+    for sent in ["", "hel"] {
+        let mut client = proxy.connect().await;
+        let started = Instant::now();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n{sent}")).await;
+        assert_eq!(client.response().await.status(), 408, "after {sent:?}");
+        assert!(started.elapsed() >= LIMIT);
+        client.ended().await;
+    }
+    eventually("the endpoint is let go", || endpoint.open() == 0).await;
+    assert_eq!(endpoint.requests(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_is_not_read() {
+    let endpoint = Endpoint::start(|mut conn| async move {
+        conn.request().await;
+        let piece = vec![b'x'; 64 << 10];
+        let _ = conn.wire.try_send("HTTP/1.1 200 OK\r\n\r\n").await;
+        while conn.wire.try_send(&piece).await.is_ok() {}
+    })
+    .await;
+    let proxy = impatient(&endpoint, "60s", "400ms").await;
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    eventually("the request arrives", || endpoint.requests().len() == 1).await;
+    eventually("the endpoint is let go", || endpoint.open() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_handshake_that_does_not_end() {
+    let endpoint = Endpoint::answering("ok").await;
+    let certificate = Authority::new().certify(&["a.test"]);
+    let tls = "tls = {}\ntimeouts = { client_header = \"400ms\" }\n[routes.web]";
+    let proxy = Proxy::start(&(to(&[endpoint.address], "").replace("[routes.web]", tls) + &certificate.toml("a"))).await;
+    for sent in [&b""[..], b"\x16\x03\x01"] {
+        let mut client = proxy.connect().await;
+        client.send(sent).await;
+        client.ended().await;
+    }
+    // Nor is anything else answered in the clear.
+    let mut client = proxy.connect().await;
+    client.send(GET).await;
+    assert!(!client.rest().await.starts_with(b"HTTP"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_connection_without_streams() {
+    let endpoint = Endpoint::answering("ok").await;
+    let proxy = impatient(&endpoint, "60s", "400ms").await;
+    let mut client = h2_client(proxy.connect().await).await;
+    let request = hyper::Request::get("http://a.test/").body(body("")).unwrap();
+    assert_eq!(within("a response", client.send_request(request)).await.unwrap().status(), 200);
+    eventually("the connection is closed", || client.is_closed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_bounded() {
+    let endpoint = Endpoint::answering("ok").await;
+    let proxy = Proxy::start(&to(&[endpoint.address], "").replace("[routes.web]", "limits = { connections = 2 }\n[routes.web]")).await;
+    let (mut first, mut second) = (proxy.connect().await, proxy.connect().await);
+    for client in [&mut first, &mut second] {
+        client.send(GET).await;
+        assert_eq!(client.response().await.status(), 200);
+    }
+    proxy.connect().await.ended().await;
+    drop(first);
+    // The place is free as soon as the proxy has seen the end.
+    let retry = async {
+        loop {
+            let mut third = proxy.connect().await;
+            if third.try_send(GET).await.is_ok() && third.try_response().await.is_ok() {
+                return;
+            }
+        }
+    };
+    within("a free place", retry).await;
+    second.send(GET).await;
+    assert_eq!(second.response().await.status(), 200);
+}

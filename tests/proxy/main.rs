@@ -1,0 +1,18 @@
+//! The data plane through real sockets: a server in this process between clients and endpoints that send exact bytes.
+
+// A test that unwraps says at once what it did not expect; the helpers of tests do the same.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+#[path = "../support/proxy.rs"]
+mod support;
+
+mod changes;
+mod clients;
+mod forwarding;
+mod framing;
+mod h2;
+mod policies;
+mod retries;
+mod tcp;
+mod tls;
+mod upgrade;

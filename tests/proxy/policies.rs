@@ -1,0 +1,294 @@
+//! Middlewares, sticky sessions and balancers, end to end.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use nuncio::Name;
+use nuncio::config::{Endpoint as Wanted, MiddlewareRef};
+use nuncio::middleware::{Custom, Exchange, Flow, Middleware, RequestHead, Step, Verdict};
+use nuncio::routing::sticky::StickyKey;
+
+use crate::support::*;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
+
+fn with(endpoint: &Endpoint, middlewares: &str) -> String {
+    to(&[endpoint.address], "").replace("[upstreams.web]", &format!("middlewares = {middlewares}\n[upstreams.web]"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_run_in_order_and_back() {
+    let endpoint = Endpoint::replying(|request| response(200, request.target())).await;
+    let shared = "[middlewares.shared]\nadd_prefix = \"/b\"\n";
+    let steps = "[{ strip_prefix = \"/a\" }, \"shared\", { add_prefix = \"/c\" }, \
+        { headers = { request = { set = { X-One = \"1\" } }, response = { set = { X-Order = \"outer\" } } } }, \
+        { headers = { response = { set = { X-Order = \"inner\", X-Two = \"2\" } } } }]";
+    let proxy = Proxy::start(&(with(&endpoint, steps) + shared)).await;
+    let answer = proxy.get("/a/x?y").await;
+    assert_eq!((answer.text(), answer.field("x-order"), answer.field("x-two")), ("/c/b/x?y", Some("outer"), Some("2")));
+    assert_eq!(endpoint.request().field("x-one"), Some("1"));
+}
+
+/// A route that lacks something answers 503 in its place: its requests do not fall through to another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_route_keeps_its_place() {
+    let endpoint = Endpoint::answering("open").await;
+    let mut proxy = Proxy::to(&[endpoint.address]).await;
+    let closed = "[routes.admin]\nmatch = 'PathPrefix(\"/admin\")'\nmiddlewares = [\"office_only\"]\nupstream = \"web\"\n";
+    proxy.replace(&(to(&[endpoint.address], "") + closed)).await;
+    assert_eq!(proxy.get("/admin/x").await.status(), 503);
+    assert_eq!(proxy.get("/x").await.text(), "open");
+    assert_eq!(endpoint.requests().len(), 1);
+    assert_eq!(proxy.server.status().problems().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_route_is_404() {
+    let endpoint = Endpoint::answering("ok").await;
+    let proxy = Proxy::start(&to(&[endpoint.address], "").replace("PathPrefix(\"/\")", "Host(\"a.test\")")).await;
+    let mut client = proxy.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: b.test\r\n\r\n").await;
+    assert_eq!(client.response().await.status(), 404);
+    client.send(GET).await;
+    assert_eq!(client.response().await.status(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_need_no_endpoint() {
+    let endpoint = Endpoint::answering("ok").await;
+    let proxy = Proxy::start(&with(&endpoint, "[{ redirect_https = true }]")).await;
+    let answer = proxy.get("/x?y").await;
+    assert_eq!((answer.status() / 100, answer.field("location")), (3, Some("https://a.test/x?y")));
+    assert_eq!(endpoint.requests(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_are_those_that_trusted_proxies_tell() {
+    let endpoint = Endpoint::answering("ok").await;
+    let ask = async |trusted: &str, told: &str| {
+        let config = with(&endpoint, "[{ ip_allow = [\"10.0.0.0/8\"] }]")
+            .replace("[routes.web]", &format!("trusted_proxies = {trusted}\n[routes.web]"));
+        Proxy::start(&config).await.ask(&format!("GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: {told}\r\n\r\n")).await.status()
+    };
+    assert_eq!(ask("[\"127.0.0.0/8\"]", "10.1.2.3").await, 200);
+    assert_eq!(ask("[\"127.0.0.0/8\"]", "10.1.2.3, 192.0.2.1").await, 403);
+    assert_eq!(ask("[]", "10.1.2.3").await, 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rates_are_bounded() {
+    let endpoint = Endpoint::answering("ok").await;
+    let proxy = Proxy::start(&with(&endpoint, "[{ rate_limit = { rate = 1, per = \"1h\", burst = 3 } }]")).await;
+    let mut client = proxy.connect().await;
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        client.send(GET).await;
+        statuses.push(client.response().await.status());
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_bounded() {
+    let endpoint = Endpoint::answering("ok").await;
+    let proxy = Proxy::start(&with(&endpoint, "[{ body_limit = 10 }]")).await;
+    let ask =
+        async |framing: &str, body: &str| proxy.ask(&format!("POST / HTTP/1.1\r\nHost: a.test\r\n{framing}\r\n\r\n{body}")).await.status();
+    assert_eq!(ask("Content-Length: 10", "0123456789").await, 200);
+    assert_eq!(ask("Content-Length: 11", "0123456789a").await, 413);
+    assert_eq!(ask("Content-Length: 1000000", "").await, 413, "it is known from the head");
+    assert_eq!(ask("Transfer-Encoding: chunked", "a\r\n0123456789\r\n0\r\n\r\n").await, 200);
+    assert_eq!(ask("Transfer-Encoding: chunked", "a\r\n0123456789\r\n1\r\na\r\n0\r\n\r\n").await, 413);
+    assert_eq!(endpoint.requests().len(), 2);
+}
+
+/// Asks elsewhere, and waits for the answer.
+#[derive(Debug)]
+struct Ask(tokio::sync::mpsc::Sender<tokio::sync::oneshot::Sender<bool>>);
+
+impl Step for Ask {
+    fn request(&self, _: &mut RequestHead, _: &mut Exchange) -> Flow {
+        let asked = self.0.clone();
+        Flow::Wait(Box::pin(async move {
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            let _ = asked.send(answer).await;
+            if answered.await.unwrap() {
+                return Verdict::Continue(HeaderMap::from_iter([(
+                    http::HeaderName::from_static("x-user"),
+                    http::HeaderValue::from_static("alice"),
+                )]));
+            }
+            Verdict::Respond(Box::new(http::Response::builder().status(401).body(Bytes::new()).unwrap()))
+        }))
+    }
+}
+
+/// A step may take longer than a client may take for its head.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_may_wait() {
+    let endpoint = Endpoint::answering("ok").await;
+    let timeouts = "timeouts = { client_header = \"200ms\", client_idle = \"200ms\" }\n[routes.web]";
+    let mut proxy = Proxy::start(&to(&[endpoint.address], "").replace("[routes.web]", timeouts)).await;
+    let (ask, mut asked) = tokio::sync::mpsc::channel(1);
+    let step = MiddlewareRef::Inline(Middleware::Custom(Custom(Arc::new(Ask(ask)))));
+    proxy.update(|config| config.routes.values_mut().for_each(|route| route.middlewares = vec![step.clone()])).await;
+    for (verdict, status) in [(true, 200), (false, 401)] {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+        let answer = within("a question", asked.recv()).await.unwrap();
+        assert!(client.is_silent_for(std::time::Duration::from_millis(700)).await);
+        answer.send(verdict).unwrap();
+        assert_eq!(client.response().await.status(), status);
+    }
+    assert_eq!(endpoint.request().field("x-user"), Some("alice"));
+}
+
+// ---- sticky sessions
+
+async fn three() -> [Endpoint; 3] {
+    [Endpoint::answering("1").await, Endpoint::answering("2").await, Endpoint::answering("3").await]
+}
+
+fn addresses(endpoints: &[Endpoint]) -> Vec<std::net::SocketAddr> {
+    endpoints.iter().map(|endpoint| endpoint.address).collect()
+}
+
+fn cookie(answer: &Message) -> Option<String> {
+    answer.field("set-cookie").map(|cookie| cookie.split(';').next().unwrap().to_owned())
+}
+
+async fn get_with(proxy: &Proxy, cookie: &str) -> Message {
+    proxy.ask(&format!("GET / HTTP/1.1\r\nHost: a.test\r\nCookie: theme=dark; {cookie}\r\n\r\n")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_stays_on_its_endpoint() {
+    let endpoints = three().await;
+    let sticky = to(&addresses(&endpoints), "sticky = { cookie = \"s\" }");
+    let mut proxy = Proxy::start(&sticky).await;
+    let first = proxy.get("/").await;
+    let session = cookie(&first).unwrap();
+    assert!(!session.contains("127.0.0.1"));
+    for _ in 0..6 {
+        let answer = get_with(&proxy, &session).await;
+        assert_eq!((answer.text(), cookie(&answer)), (first.text(), None));
+    }
+    // Others are balanced, and a forged cookie is no cookie.
+    let others: Vec<String> =
+        futures_util::future::join_all((0..9).map(|_| async { get_with(&proxy, "s=forged").await.text().to_owned() })).await;
+    assert_eq!(tally(others).len(), 3);
+    // A swap of the table, and weight 0, leave it where it is.
+    let at = first.text().parse::<usize>().unwrap() - 1;
+    proxy.update(|config| config.upstreams.values_mut().for_each(|upstream| upstream.endpoints[at].weight = 0)).await;
+    for _ in 0..3 {
+        assert_eq!(get_with(&proxy, &session).await.text(), first.text());
+        assert_ne!(proxy.get("/").await.text(), first.text());
+    }
+    // Its endpoint is gone: it moves, once.
+    proxy.update(|config| config.upstreams.values_mut().for_each(|upstream| _ = upstream.endpoints.remove(at))).await;
+    let moved = get_with(&proxy, &session).await;
+    let session = cookie(&moved).unwrap();
+    for _ in 0..3 {
+        let answer = get_with(&proxy, &session).await;
+        assert_eq!((answer.text(), cookie(&answer)), (moved.text(), None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_moves_when_its_endpoint_cannot_be_reached() {
+    let [one, two, _] = three().await;
+    let proxy = Proxy::start(&to(&[one.address, two.address], "sticky = { cookie = \"s\" }")).await;
+    let first = proxy.get("/").await;
+    let session = cookie(&first).unwrap();
+    let (dead, other) = if first.text() == "1" { (one, "2") } else { (two, "1") };
+    let address = dead.address;
+    drop(dead);
+    let gone = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
+    within("it is gone", gone).await;
+    let moved = get_with(&proxy, &session).await;
+    assert_eq!(moved.text(), other);
+    assert!(cookie(&moved).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_share_a_key_share_sessions() {
+    let endpoints = three().await;
+    let config = to(&addresses(&endpoints), "sticky = { cookie = \"s\" }");
+    let key = StickyKey::generate().unwrap();
+    let start = async |key: &StickyKey| Proxy::start_with(&config, |builder| builder.sticky_keys(vec![key.clone()])).await;
+    let (one, two, stranger) = (start(&key).await, start(&key).await, start(&StickyKey::generate().unwrap()).await);
+    let first = one.get("/").await;
+    let session = cookie(&first).unwrap();
+    for _ in 0..4 {
+        let answer = get_with(&two, &session).await;
+        assert_eq!((answer.text(), cookie(&answer)), (first.text(), None));
+    }
+    assert!(cookie(&get_with(&stranger, &session).await).is_some());
+}
+
+// ---- balancers
+
+async fn share(proxy: &Proxy, count: usize) -> std::collections::BTreeMap<String, usize> {
+    let mut client = proxy.connect().await;
+    let mut names = Vec::new();
+    for _ in 0..count {
+        client.send(GET).await;
+        names.push(client.response().await.text().to_owned());
+    }
+    tally(names)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_are_shares() {
+    let endpoints = three().await;
+    let mut proxy = Proxy::to(&addresses(&endpoints)).await;
+    proxy
+        .update(|config| {
+            let weighted = endpoints.iter().zip([1, 3, 0]).map(|(endpoint, weight)| Wanted { weight, ..Wanted::new(endpoint.address) });
+            config.upstreams.get_mut(&Name::literal("web")).unwrap().endpoints = weighted.collect();
+        })
+        .await;
+    assert_eq!(share(&proxy, 80).await, [("1".to_owned(), 20), ("2".to_owned(), 60)].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn least_request_prefers_the_idle() {
+    let busy = Endpoint::start(|mut conn| async move { while conn.request().await.is_some() {} }).await;
+    let idle = Endpoint::answering("idle").await;
+    let proxy = Proxy::start(&to(&[busy.address, idle.address], "balance = \"least_request\"")).await;
+    // Some go to each; those of the busy one stay there.
+    let mut waiting = Vec::new();
+    while busy.requests().len() < 3 {
+        let mut client = proxy.connect().await;
+        client.send(GET).await;
+        waiting.push(client);
+        let sent = waiting.len();
+        eventually("it arrives", || busy.requests().len() + idle.requests().len() >= sent).await;
+        assert!(sent < 1000);
+    }
+    assert_eq!(share(&proxy, 20).await, [("idle".to_owned(), 20)].into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_keeps_what_is_alike_together() {
+    let endpoints = three().await;
+    for (policy, field) in [("{ header = \"X-User\" }", "X-User: "), ("{ cookie = \"user\" }", "Cookie: a=b; user=")] {
+        let proxy = Proxy::start(&to(&addresses(&endpoints), &format!("balance = {{ hash = {policy} }}"))).await;
+        let mut client = proxy.connect().await;
+        let mut used = Vec::new();
+        for user in 0..30 {
+            let mut names = Vec::new();
+            for _ in 0..3 {
+                client.send(format!("GET / HTTP/1.1\r\nHost: a.test\r\n{field}{user}\r\n\r\n")).await;
+                names.push(client.response().await.text().to_owned());
+            }
+            let names = tally(names);
+            assert_eq!(names.len(), 1, "user {user}: {names:?}");
+            used.extend(names.into_keys());
+        }
+        assert_eq!(tally(used).len(), 3);
+    }
+    let proxy = Proxy::start(&to(&addresses(&endpoints), "balance = { hash = \"client_ip\" }")).await;
+    assert_eq!(share(&proxy, 10).await.len(), 1);
+}
