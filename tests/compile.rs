@@ -211,7 +211,7 @@ fn check_identity(before_config: &Snapshot, before: &RoutingTable, config: &Snap
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// I3: the table is a function of the configuration, whatever came before it.
     #[test]

@@ -1,5 +1,6 @@
 //! The snapshots of all providers → one. Of an object that several of them have, the one of the provider that was declared first counts.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -8,10 +9,13 @@ use crate::config::{Origin, Problem, Snapshot};
 use crate::discovery::Feed;
 use crate::names::Name;
 
-/// Merges the newest snapshots of `feeds`, in their order.
-pub(super) fn merge(feeds: &[Arc<Feed>], latest: &[Arc<Snapshot>]) -> Snapshot {
+/// Merges the newest snapshots of `feeds`, in their order. That of an only provider is taken as it is.
+pub(super) fn merge<'a>(feeds: &[Arc<Feed>], latest: &'a [Arc<Snapshot>]) -> Cow<'a, Snapshot> {
     let mut snapshots = feeds.iter().zip(latest);
-    let Some((_, first)) = snapshots.next() else { return Snapshot::empty(std::time::Instant::now()) };
+    let Some((_, first)) = snapshots.next() else { return Cow::Owned(Snapshot::empty(std::time::Instant::now())) };
+    if latest.len() == 1 {
+        return Cow::Borrowed(first);
+    }
     let mut merged = Snapshot::clone(first);
     for (feed, snapshot) in snapshots {
         let mut problems = Vec::new();
@@ -26,7 +30,7 @@ pub(super) fn merge(feeds: &[Arc<Feed>], latest: &[Arc<Snapshot>]) -> Snapshot {
         merged.problems.extend(problems);
         merged.seen_at = merged.seen_at.max(snapshot.seen_at);
     }
-    merged
+    Cow::Owned(merged)
 }
 
 fn add<T>(merged: &mut BTreeMap<Name, Arc<T>>, more: &BTreeMap<Name, Arc<T>>, mut shadowed: impl FnMut(&Name, &T)) {

@@ -56,6 +56,9 @@ pub(crate) struct Control {
     pem: PemFiles,
     /// What the table in force was compiled from.
     compiled: Vec<Arc<Snapshot>>,
+    /// Tables that are out of force, kept until no worker looks at them any more: to take a large one apart takes longer than a request,
+    /// and would fall to the worker that lets go of it last.
+    retired: Vec<Arc<RoutingTable>>,
     health: HealthChecks,
     /// Endpoints that are gone, with the time at which what is left to them is cut.
     cuts: Vec<(Instant, Arc<[u64]>)>,
@@ -92,9 +95,9 @@ impl Control {
     ) -> Self {
         let metrics = ControlMetrics::new(&context.meter);
         let sockets = Sockets::new(context.meter.clone(), workers.clone(), status.clone());
-        let (pem, compiled, health, cuts) =
-            (PemFiles::default(), Vec::new(), HealthChecks::new(tokio::runtime::Handle::current()), Vec::new());
-        Self { supervisor, context, workers, table, status, sockets, pem, compiled, health, cuts, metrics }
+        let (pem, health) = (PemFiles::default(), HealthChecks::new(tokio::runtime::Handle::current()));
+        let (compiled, retired, cuts) = (Vec::new(), Vec::new(), Vec::new());
+        Self { supervisor, context, workers, table, status, sockets, pem, compiled, retired, health, cuts, metrics }
     }
 
     /// Runs until `stop` says so, then ends providers and health checks.
@@ -112,6 +115,7 @@ impl Control {
                         self.update(self.compiled.clone());
                     }
                     self.sockets.reconcile(&self.table.load_full());
+                    self.drop_retired();
                 }
             }
         }
@@ -146,6 +150,12 @@ impl Control {
         self.metrics.latency.record(seen_at.elapsed().as_secs_f64());
         tracing::debug!(merge = ?merged - started, compile = ?compiled - merged, publish = ?compiled.elapsed(), "stages of a change");
         self.compiled = snapshots;
+        self.retired.push(previous);
+        self.drop_retired();
+    }
+
+    fn drop_retired(&mut self) {
+        self.retired.retain(|table| Arc::strong_count(table) > 1);
     }
 
     fn publish(&mut self, previous: &RoutingTable, table: Arc<RoutingTable>) {

@@ -3,6 +3,7 @@
 //! A pair of certificate and key that is half written does not fit together; compiling then keeps the pair before, and the next look
 //! finds the whole.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::Metadata;
 use std::io::Read;
@@ -47,7 +48,12 @@ struct Resolved<T> {
 
 impl PemFiles {
     /// Puts the text of every file in place of its name.
-    pub(super) fn resolve(&mut self, snapshot: &mut Snapshot) {
+    pub(super) fn resolve(&mut self, snapshot: &mut Cow<'_, Snapshot>) {
+        if !names_files(snapshot) {
+            *self = Self::default();
+            return;
+        }
+        let snapshot = snapshot.to_mut();
         let mut named = Vec::new();
         self.resolve_certificates(snapshot, &mut named);
         self.resolve_upstreams(snapshot, &mut named);
@@ -127,6 +133,11 @@ impl PemFiles {
         let file = self.files.entry(path.clone()).or_insert_with(|| File { stamp: stamp(&path), text: read(&path) });
         file.text.clone().map(Pem::Text).map_err(|error| format!("`{field}`: {}: {error}", path.display()))
     }
+}
+
+fn names_files(snapshot: &Snapshot) -> bool {
+    let by_certificate = snapshot.certificates.values().any(|entry| certificate_paths(entry).next().is_some());
+    by_certificate || snapshot.upstreams.values().any(|entry| ca_path(entry).is_some())
 }
 
 fn certificate_paths(entry: &Entry<Certificate>) -> impl Iterator<Item = &Path> {

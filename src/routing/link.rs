@@ -1,6 +1,6 @@
 //! The second step of compiling: all objects together. References become `Arc`s into the table; what is missing becomes a problem.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::certificates::{BySni, Certificate};
@@ -28,7 +28,8 @@ type Upstreams = BTreeMap<Name, Arc<Upstream>>;
 /// Joins `settled` objects into the table of this `generation`.
 pub(super) fn link(settled: Settled, previous: &RoutingTable, generation: u64, context: &Context, problems: Vec<Problem>) -> RoutingTable {
     let upstreams: Upstreams = settled.upstreams.iter().map(|(name, upstream)| (name.clone(), upstream.built.clone())).collect();
-    let mut linking = Linking { settled: &settled, upstreams: &upstreams, previous, context, problems, suggestions: 0 };
+    let changed = changed(&upstreams, &previous.upstreams);
+    let mut linking = Linking { settled: &settled, upstreams: &upstreams, changed, previous, context, problems, suggestions: 0 };
     let routes = linking.routes();
     let (index, conflicts) = linking.index();
     let tcp_routes = linking.tcp_routes();
@@ -40,6 +41,8 @@ pub(super) fn link(settled: Settled, previous: &RoutingTable, generation: u64, c
 struct Linking<'a> {
     settled: &'a Settled,
     upstreams: &'a Upstreams,
+    /// Upstreams of the table before that are others now, or gone.
+    changed: HashSet<&'a Name>,
     previous: &'a RoutingTable,
     context: &'a Context,
     problems: Vec<Problem>,
@@ -56,6 +59,9 @@ impl Linking<'_> {
 
     fn route(&mut self, name: &Name, object: &Object<config::Route, OwnSteps>, before: Option<&Arc<Route>>) -> Option<Arc<Route>> {
         let config = object.entry.value.as_ref().ok()?;
+        if let Some(same) = before.filter(|before| self.is_untouched(config, before)) {
+            return Some(same.clone());
+        }
         let steps = self.steps(&object.built);
         let target = match &steps {
             Err(reason) => Target::Closed(reason.as_str().into()),
@@ -76,6 +82,15 @@ impl Linking<'_> {
         let metrics = before.filter(|before| before.target.upstream_name() == target.upstream_name()).map(|before| before.metrics.clone());
         let metrics = metrics.unwrap_or_else(|| Arc::new(RouteMetrics::new(&self.context.meter, name, config.upstream.as_ref())));
         Some(Arc::new(Route { name: name.clone(), steps, target, timeout: config.timeout, metrics }))
+    }
+
+    /// Whether nothing that a route is linked with has changed, as that is with most routes at most changes. Routes with something to
+    /// report are left to be looked at in full.
+    fn is_untouched(&self, config: &config::Route, before: &Route) -> bool {
+        let (now, then) = (self.settled, &self.previous.settled);
+        let is_linked_alike = Arc::ptr_eq(&now.routes, &then.routes) && Arc::ptr_eq(&now.middlewares, &then.middlewares);
+        let is_same_target = matches!(&before.target, Target::Upstream(upstream) if !self.changed.contains(&upstream.name));
+        is_linked_alike && is_same_target && config.listeners.is_empty()
     }
 
     fn steps(&self, own: &OwnSteps) -> Result<Vec<Arc<dyn Step>>, String> {
@@ -116,7 +131,8 @@ impl Linking<'_> {
     /// The index, shared with the table before when no rule, priority or listener list changed.
     fn index(&mut self) -> (Arc<Index>, Arc<[Conflict]>) {
         let previous = self.previous;
-        let is_same = previous.generation > 0 && matches_alike(&self.settled.routes, &previous.settled.routes);
+        let (now, before) = (&self.settled.routes, &previous.settled.routes);
+        let is_same = previous.generation > 0 && (Arc::ptr_eq(now, before) || matches_alike(now, before));
         let (index, conflicts) =
             if is_same { (previous.index.clone(), previous.conflicts.clone()) } else { build_index(&self.settled.routes) };
         self.problems.extend(conflicts.iter().map(|conflict| conflict_problem(conflict, self.settled)));
@@ -125,7 +141,7 @@ impl Linking<'_> {
 
     fn tcp_routes(&mut self) -> BTreeMap<Name, Arc<TcpRoute>> {
         let mut routes: BTreeMap<Name, Arc<TcpRoute>> = BTreeMap::new();
-        for (name, object) in &self.settled.tcp_routes {
+        for (name, object) in &*self.settled.tcp_routes {
             let Ok(config) = &object.entry.value else { continue };
             let about = |problem: Problem| problem.about(ObjectId::new(Kind::TcpRoute, name)).at(object.entry.origin.clone());
             if let Some(taken) = routes.get(&config.listener) {
@@ -159,7 +175,7 @@ impl Linking<'_> {
 
     fn listeners(&mut self) -> BTreeMap<Name, Arc<Listener>> {
         let mut listeners = BTreeMap::new();
-        for (name, object) in &self.settled.listeners {
+        for (name, object) in &*self.settled.listeners {
             let Ok(config) = &object.entry.value else { continue };
             let certificates = config.tls.as_ref().map(|tls| self.certificates(name, tls, &object.entry)).unwrap_or_default();
             let before = self.previous.listeners.get(name).filter(|before| before.settings == *config);
@@ -243,6 +259,12 @@ impl Target {
             _ => false,
         }
     }
+}
+
+fn changed<'a>(now: &Upstreams, before: &'a Upstreams) -> HashSet<&'a Name> {
+    let mut now = InOrder::new(now);
+    let is_other = |(name, before): &(&Name, &Arc<Upstream>)| now.find(name).is_none_or(|now| !Arc::ptr_eq(now, before));
+    before.iter().filter(is_other).map(|(name, _)| name).collect()
 }
 
 fn is_same_route(before: &Route, config: &config::Route, steps: &[Arc<dyn Step>], target: &Target) -> bool {

@@ -46,12 +46,15 @@ impl Settling<'_> {
         &mut self,
         kind: Kind,
         section: &Section<T>,
-        previous: &Objects<T, B>,
+        previous: &Arc<Objects<T, B>>,
         build: impl Fn(&T, Option<&B>) -> Result<B, String>,
-    ) -> Objects<T, B> {
-        let mut before = InOrder::new(previous);
+    ) -> Arc<Objects<T, B>> {
+        if is_untouched(section, previous) {
+            return previous.clone();
+        }
+        let mut before = InOrder::new(&**previous);
         let settle = |(name, entry)| Some((Name::clone(name), self.object(kind, name, entry, before.find(name), &build)?));
-        section.iter().filter_map(settle).collect()
+        Arc::new(section.iter().filter_map(settle).collect())
     }
 
     /// Keeps what did not change, builds what did, and falls back to the last good version of what cannot be built.
@@ -84,8 +87,8 @@ impl Settling<'_> {
     fn upstreams(
         &mut self,
         section: &BTreeMap<Name, Arc<UpstreamEntry>>,
-        previous: &BTreeMap<Name, SettledUpstream>,
-    ) -> BTreeMap<Name, SettledUpstream> {
+        previous: &BTreeMap<Name, Arc<SettledUpstream>>,
+    ) -> BTreeMap<Name, Arc<SettledUpstream>> {
         let mut before = InOrder::new(previous);
         let settle = |(name, read): (&Name, &Arc<UpstreamEntry>)| {
             let last_good = before.find(name);
@@ -94,9 +97,9 @@ impl Settling<'_> {
                 return Some((name.clone(), same.clone()));
             }
             let mut problems = Vec::new();
-            let settled = self.upstream(name, read, last_good, &mut problems);
+            let settled = self.upstream(name, read, last_good.map(|good| &**good), &mut problems);
             self.problems.extend(problems.iter().cloned());
-            Some((name.clone(), SettledUpstream { problems: problems.into(), ..settled? }))
+            Some((name.clone(), Arc::new(SettledUpstream { problems: problems.into(), ..settled? })))
         };
         section.iter().filter_map(settle).collect()
     }
@@ -138,6 +141,12 @@ impl Settling<'_> {
         let built = Arc::new(build_upstream(name, &entry, last_good.map(|good| &*good.built), self.context)?);
         Ok(SettledUpstream { read, entry, built, since: self.generation, problems: Arc::new([]) })
     }
+}
+
+/// Whether all entries are those that were settled before. Then all of them are good.
+fn is_untouched<T, B>(section: &Section<T>, previous: &Objects<T, B>) -> bool {
+    let mut pairs = section.iter().zip(previous);
+    section.len() == previous.len() && pairs.all(|((name, entry), (before, object))| Arc::ptr_eq(entry, &object.entry) && name == before)
 }
 
 fn is_same<T: PartialEq>(good: &Arc<Entry<T>>, entry: &Arc<Entry<T>>) -> bool {

@@ -92,15 +92,15 @@ fn configured<T, B>(objects: &Objects<T, B>) -> impl Iterator<Item = Configured<
 /// The last good version of every object: what the next table falls back to, and shares.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    pub(super) listeners: Objects<config::Listener, ()>,
-    pub(super) routes: Objects<config::Route, OwnSteps>,
-    pub(super) tcp_routes: Objects<config::TcpRoute, ()>,
-    pub(super) upstreams: BTreeMap<Name, SettledUpstream>,
-    pub(super) middlewares: Objects<Middleware, Arc<dyn Step>>,
-    pub(super) certificates: Objects<config::Certificate, Certificate>,
+    pub(super) listeners: Arc<Objects<config::Listener, ()>>,
+    pub(super) routes: Arc<Objects<config::Route, OwnSteps>>,
+    pub(super) tcp_routes: Arc<Objects<config::TcpRoute, ()>>,
+    pub(super) upstreams: BTreeMap<Name, Arc<SettledUpstream>>,
+    pub(super) middlewares: Arc<Objects<Middleware, Arc<dyn Step>>>,
+    pub(super) certificates: Arc<Objects<config::Certificate, Certificate>>,
 }
 
-/// The objects of one kind.
+/// The objects of one kind. Shared with the table before when none of them changed.
 pub(super) type Objects<T, B> = BTreeMap<Name, Object<T, B>>;
 
 /// One object, and what was built of it alone.
