@@ -134,6 +134,7 @@ impl World {
     /// The configuration of the next generation, which the ledger then knows.
     fn next_config(&self, ledger: &Ledger, dice: &mut Dice) -> RoutingConfig {
         let main = dice.members(|_| true);
+        // What must not be sent twice goes to endpoints that keep their connections.
         let calm = dice.members(|id| id % 2 == 0);
         let pipes = dice.members(|_| true);
         let certificate = dice.below(CERTIFICATES);

@@ -1,5 +1,6 @@
 //! Two sorted sequences side by side.
 
+use std::cmp::Ordering;
 use std::iter::Peekable;
 
 use crate::names::Name;
@@ -15,8 +16,13 @@ impl<'a, T, I: Iterator<Item = (&'a Name, T)>> InOrder<'a, T, I> {
 
     /// The one of this name.
     pub(super) fn find(&mut self, name: &Name) -> Option<T> {
-        while self.0.next_if(|(before, _)| *before < name).is_some() {}
-        self.0.next_if(|(same, _)| *same == name).map(|(_, item)| item)
+        loop {
+            match self.0.peek()?.0.cmp(name) {
+                Ordering::Less => drop(self.0.next()),
+                Ordering::Equal => return self.0.next().map(|(_, item)| item),
+                Ordering::Greater => return None,
+            }
+        }
     }
 }
 
