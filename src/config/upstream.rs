@@ -465,8 +465,8 @@ mod tests {
             (r#"{"protocol":"h2c","tls":{}}"#, "without TLS"),
             (r#"{"balance":{"hash":{"header":"a b"}}}"#, "is not the name of one"),
             (r#"{"balance":{"hash":{"cookie":""}}}"#, "is not the name of one"),
-            (r#"{"sticky":{"cookie":"a;b"}}"#, "must not contain"),
-            (r#"{"sticky":{"cookie":"a","path":"x"}}"#, "a cookie can have"),
+            (r#"{"sticky":{"cookie":"a;b"}}"#, "must not contain ';'"),
+            (r#"{"sticky":{"cookie":"a","path":"x"}}"#, "must start with `/`"),
             (r#"{"host":{"rewrite":"a\nb"}}"#, "cannot be rewritten"),
             (r#"{"timeouts":{"connect":"0s"}}"#, "more than zero"),
         ] {

@@ -593,8 +593,8 @@ mod tests {
     fn replace_keeps_what_is_equal_and_drops_what_is_gone() {
         let mut tree = tree();
         let mut pairs = vec![
-            pair("/nuncio/routes/a", r#"{"match":"Host(\"a\")"}"#, 1),
-            pair("/nuncio/routes/b", r#"{"match":"Host(\"b\")"}"#, 2),
+            pair("/nuncio/routes/a", r#"{"match":"Host(\"a\")","upstream":"u"}"#, 1),
+            pair("/nuncio/routes/b", r#"{"match":"Host(\"b\")","upstream":"u"}"#, 2),
             pair("/nuncio/upstreams/u", "{}", 3),
             pair("/nuncio/upstreams/u/endpoints/1", "10.0.0.1:80", 4),
             pair("/nuncio/upstreams/v/endpoints/1", "10.0.0.1:80", 5),
