@@ -3,6 +3,7 @@
 //! [`config::check`](crate::config::check) looks at the text alone. This looks at what the objects make together, and into the files
 //! that they name.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::config::decode::FileConfig;
 use crate::config::problem::Severity;
 use crate::config::server::StickyKey as StickyKeyConfig;
 use crate::config::snapshot::Place;
-use crate::config::{Problem, ServerConfig, Snapshot};
+use crate::config::{Problem, ServerConfig};
 use crate::metrics::Meter;
 use crate::routing::sticky::StickyKey;
 use crate::routing::{RoutingTable, compile};
@@ -70,7 +71,7 @@ pub fn check(config: &FileConfig, is_alone: bool) -> io::Result<Checked> {
     let meter = Meter::new(Arc::new(metrics::NoopRecorder));
     let key = StickyKey::generate().map_err(io::Error::other)?;
     let context = context(&meter, vec![key])?;
-    let mut snapshot = Snapshot::clone(&config.snapshot);
+    let mut snapshot = Cow::Borrowed(&config.snapshot);
     PemFiles::default().resolve(&mut snapshot);
     let table = compile(&snapshot, &RoutingTable::default(), &context);
     let mut problems: Vec<Problem> = config.problems.iter().chain(&table.problems).cloned().collect();
