@@ -378,13 +378,7 @@ impl Server {
 
 /// Waits for the end of all workers. False when `deadline` came first.
 fn wait_for(workers: &[WorkerThread], deadline: Instant) -> bool {
-    while !workers.iter().all(WorkerThread::is_finished) {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
+    workers.iter().all(|worker| worker.wait(deadline))
 }
 
 impl Drop for Server {

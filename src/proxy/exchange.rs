@@ -53,7 +53,7 @@ pub(crate) async fn answer(
     let (mut head, body) = request.into_parts();
     let mut exchange = middleware::Exchange { client_ip: client.peer.ip(), is_https: client.is_tls, body_bytes_max: None };
     match run(&client, &alarm, &mut head, body, &mut exchange, &mut held).await {
-        Ok(Answer::Upstream(response)) => from_upstream(response, alarm, &exchange, held),
+        Ok(Answer::Upstream(response)) => from_upstream(*response, alarm, &exchange, held),
         Ok(Answer::Own(response)) => own(*response, &alarm, &exchange, held),
         Err(failure) => {
             held.note(&failure);
@@ -564,8 +564,8 @@ fn set_host(head: &mut Parts, host: &str) {
     }
 }
 
-fn from_upstream(answer: Box<FromUpstream>, alarm: Rc<Alarm>, exchange: &middleware::Exchange, mut held: Held) -> Response<ResponseBody> {
-    let FromUpstream { response, set_cookie } = *answer;
+fn from_upstream(answer: FromUpstream, alarm: Rc<Alarm>, exchange: &middleware::Exchange, mut held: Held) -> Response<ResponseBody> {
+    let FromUpstream { response, set_cookie } = answer;
     let (mut head, incoming) = response.into_parts();
     let switched = (head.status == StatusCode::SWITCHING_PROTOCOLS).then(|| head.headers.get(header::UPGRADE).cloned()).flatten();
     // Chunked wins over a length, which is not handed on (RFC 9112 section 6.3).

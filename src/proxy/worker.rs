@@ -4,7 +4,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -182,7 +183,7 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
 #[derive(Debug)]
 pub struct WorkerThread {
     commands: mpsc::UnboundedSender<Command>,
-    thread: std::thread::JoinHandle<()>,
+    ended: Mutex<Receiver<()>>,
 }
 
 impl WorkerThread {
@@ -193,7 +194,9 @@ impl WorkerThread {
     pub fn start(index: usize, context: WorkerContext, seed: u64) -> std::io::Result<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (started, has_started) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let (lives, ended) = std::sync::mpsc::channel::<()>();
+        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let _lives = lives;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(tokio::runtime::LocalOptions::default());
             let runtime = match runtime {
                 Ok(runtime) => runtime,
@@ -204,7 +207,7 @@ impl WorkerThread {
             runtime.shutdown_timeout(Duration::from_millis(100));
         })?;
         has_started.recv().unwrap_or_else(|_| Err(std::io::Error::other("the worker ended at once")))?;
-        Ok(Self { commands, thread })
+        Ok(Self { commands, ended: Mutex::new(ended) })
     }
 
     /// Tells the worker. A worker that has ended needs no telling.
@@ -212,14 +215,11 @@ impl WorkerThread {
         let _ = self.commands.send(command);
     }
 
-    /// Whether its thread has ended.
+    /// Waits for the end of its thread. False when `deadline` came first.
     #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    /// Waits for the end of its thread.
-    pub fn join(self) {
-        let _ = self.thread.join();
+    pub fn wait(&self, deadline: Instant) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing is ever sent: the thread holds the sender, and its end is what is heard.
+        ended.recv_timeout(deadline.saturating_duration_since(Instant::now())) != Err(RecvTimeoutError::Timeout)
     }
 }
