@@ -182,6 +182,7 @@ async fn serve(builder: ServerBuilder, settings: &ServerConfig) -> Result<(), Fa
         }
         signal = signals.end() => {
             tracing::warn!("{signal} again: ending at once");
+            #[expect(clippy::disallowed_methods, reason = "the second signal asks for an end without any further step")]
             std::process::exit(1)
         }
     }

@@ -9,7 +9,7 @@
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layout that all stores share |
 //! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`program`] | the program that embeds us |
-//! | [`file`] | a configuration file, or a directory of them; `trace`: what its path leads to |
+//! | [`mod@file`] | a configuration file, or a directory of them; `trace`: what its path leads to |
 
 use std::future::Future;
 use std::pin::Pin;

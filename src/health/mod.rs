@@ -1,5 +1,5 @@
 //! Active health checks: one task per endpoint that asks it again and again whether it is well, and notes the answer in its
-//! [`EndpointState`](crate::routing::EndpointState), where the data plane reads it.
+//! [`EndpointState`], where the data plane reads it.
 //!
 //! The control loop calls [`HealthChecks::reconcile`] after it has published a table. Checks run on the runtime of the control plane,
 //! never on a worker: they cannot delay traffic.

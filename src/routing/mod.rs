@@ -3,7 +3,7 @@
 //! | file | concept |
 //! |---|---|
 //! | [`table`] | the immutable whole that a request is looked up in |
-//! | [`compile`] | configuration and the previous table → the next table and its problems; total. `settle` is its first step, `link` its second; `in_order` a walk they share |
+//! | [`mod@compile`] | configuration and the previous table → the next table and its problems; total. `settle` is its first step, `link` its second; `in_order` a walk they share |
 //! | [`index`] | request → route, independent of the number of routes; `path_index` and `candidate` are parts of it |
 //! | `conflict` | routes that ask for the same requests |
 //! | [`route`] | a route with everything it refers to |

@@ -208,7 +208,8 @@ async fn flood(client: &mut Wire, mut piece: impl FnMut(u32) -> Vec<u8>) -> u32 
 async fn floods_end_the_connection() {
     let endpoint = Endpoint::start(|mut conn| async move { while conn.request().await.is_some() {} }).await;
     let proxy = Proxy::to(&[endpoint.address]).await;
-    let floods: [(&str, fn(u32) -> Vec<u8>); 8] = [
+    type Frame = fn(u32) -> Vec<u8>;
+    let floods: [(&str, Frame); 8] = [
         ("PING", |_| frame(PING, 0, 0, &[0; 8])),
         ("SETTINGS", |_| frame(SETTINGS, 0, 0, &[])),
         ("PRIORITY", |turn| frame(PRIORITY, 0, turn * 2 + 3, &[0, 0, 0, 0, 1])),
