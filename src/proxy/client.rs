@@ -48,6 +48,7 @@ pub(crate) struct Stream(Rc<Client>);
 impl Stream {
     pub(crate) fn open(client: &Rc<Client>) -> Self {
         client.streams.set(client.streams.get() + 1);
+        client.progress(Direction::Read);
         Self(client.clone())
     }
 }

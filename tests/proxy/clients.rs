@@ -113,6 +113,46 @@ async fn an_http2_connection_without_streams() {
     eventually("the connection is closed", || client.is_closed()).await;
 }
 
+/// The limits of a head are for HTTP/1.1: a stream that takes its time does not end a connection that has served others.
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_streams_may_take_longer_than_a_head() {
+    let endpoint = Endpoint::start(|mut conn| async move {
+        while let Some(request) = conn.request().await {
+            if request.target() == "/slow" {
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+            }
+            conn.respond(200, "ok").await;
+        }
+    })
+    .await;
+    let proxy = impatient(&endpoint, "400ms", "60s").await;
+    let mut client = h2_client(proxy.connect().await).await;
+    for path in ["/", "/slow", "/", "/slow"] {
+        let request = hyper::Request::get(format!("http://a.test{path}")).body(body("")).unwrap();
+        assert_eq!(within("a response", client.send_request(request)).await.unwrap().status(), 200);
+    }
+}
+
+/// A stream that is open, and quiet, keeps its connection: events may be far apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_streams_keep_their_connection() {
+    let endpoint = Endpoint::start(|mut conn| async move {
+        conn.request().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        conn.wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        conn.wire.send("after").await;
+        conn.request().await;
+    })
+    .await;
+    let proxy = impatient(&endpoint, "60s", "300ms").await;
+    let mut client = h2_client(proxy.connect().await).await;
+    let request = hyper::Request::get("http://a.test/").body(body("")).unwrap();
+    let answer = within("a response", client.send_request(request)).await.unwrap();
+    let text = within("its body", http_body_util::BodyExt::collect(answer.into_body())).await.unwrap().to_bytes();
+    assert_eq!(text, "firstafter");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_bounded() {
     let endpoint = Endpoint::answering("ok").await;

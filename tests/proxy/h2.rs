@@ -194,6 +194,9 @@ async fn heads_are_bounded() {
     assert_eq!(endpoint.requests(), []);
 }
 
+/// The bytes of one turn of a flood.
+type Piece = fn(u32) -> Vec<u8>;
+
 /// Sends `piece` until the connection is closed. Gives how often.
 async fn flood(client: &mut Wire, mut piece: impl FnMut(u32) -> Vec<u8>) -> u32 {
     for turn in 0..200_000 {
@@ -208,8 +211,7 @@ async fn flood(client: &mut Wire, mut piece: impl FnMut(u32) -> Vec<u8>) -> u32 
 async fn floods_end_the_connection() {
     let endpoint = Endpoint::start(|mut conn| async move { while conn.request().await.is_some() {} }).await;
     let proxy = Proxy::to(&[endpoint.address]).await;
-    type Frame = fn(u32) -> Vec<u8>;
-    let floods: [(&str, Frame); 8] = [
+    let floods: [(&str, Piece); 8] = [
         ("PING", |_| frame(PING, 0, 0, &[0; 8])),
         ("SETTINGS", |_| frame(SETTINGS, 0, 0, &[])),
         ("PRIORITY", |turn| frame(PRIORITY, 0, turn * 2 + 3, &[0, 0, 0, 0, 1])),
