@@ -257,17 +257,19 @@ async fn least_request_prefers_the_idle() {
     let busy = Endpoint::start(|mut conn| async move { while conn.request().await.is_some() {} }).await;
     let idle = Endpoint::answering("idle").await;
     let proxy = Proxy::start(&to(&[busy.address, idle.address], "balance = \"least_request\"")).await;
-    // Until one goes to the busy one, and stays there.
+    // What goes to the busy one stays there. Two are drawn for each request: now and then both are the same.
     let mut waiting = Vec::new();
-    while busy.requests().is_empty() {
+    for sent in 1..=100 {
         let mut client = proxy.connect().await;
+        let answered = idle.requests().len();
         client.send(GET).await;
-        waiting.push(client);
-        let sent = waiting.len();
         eventually("it arrives", || busy.requests().len() + idle.requests().len() == sent).await;
-        assert!(sent < 100);
+        if idle.requests().len() > answered {
+            assert_eq!(client.response().await.text(), "idle");
+        }
+        waiting.push(client);
     }
-    assert_eq!(share(&proxy, 20).await, [("idle".to_owned(), 20)].into());
+    assert!((1..10).contains(&busy.requests().len()), "{} of 100", busy.requests().len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
