@@ -500,6 +500,14 @@ fn request_body_of(body: Option<&Rc<ClientBody>>) -> RequestBody {
 fn prepare(head: &mut Parts, client: &Client, upstream: &Upstream, upgrade: Option<&HeaderValue>, wants_trailers: bool) {
     head.headers.remove(header::EXPECT);
     head.extensions = http::Extensions::new();
+    // gRPC needs it, and it is true: trailers are forwarded. HTTP/1.1 names it in `Connection` (RFC 9110 section 10.1.4), HTTP/2 does not
+    // (RFC 9113 section 8.2.2).
+    if wants_trailers {
+        head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if upstream.transport.protocol == UpstreamProtocol::Http1 {
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
     if let Some(protocol) = upgrade {
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         head.headers.insert(header::UPGRADE, protocol.clone());
@@ -513,10 +521,6 @@ fn prepare(head: &mut Parts, client: &Client, upstream: &Upstream, upgrade: Opti
         UpstreamProtocol::Http1 => to_origin_form(head),
         UpstreamProtocol::H2 | UpstreamProtocol::H2c => {
             to_absolute_form(head, upstream.transport.tls.is_some());
-            // gRPC needs it, HTTP/2 allows it (RFC 9113 section 8.2.2), and it is true: trailers are forwarded.
-            if wants_trailers {
-                head.headers.insert(header::TE, HeaderValue::from_static("trailers"));
-            }
         }
     }
     if let HostHeader::Rewrite(host) = &upstream.settings.host {
