@@ -42,7 +42,7 @@ use pem::PemFiles;
 use sockets::Sockets;
 use status::Status;
 
-/// How often files that certificates name are looked at, and addresses that could not be bound are tried again.
+/// How often files that certificates name are looked at.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The control loop with all that it owns.
@@ -110,11 +110,13 @@ impl Control {
                 _ = stop.wait_for(|stop| *stop) => break,
                 () = self.supervisor.changed() => self.follow(),
                 () = sleep_until(next_cut), if next_cut.is_some() => self.cut(Instant::now()),
+                () = sleep_until(self.sockets.retry_at()), if self.sockets.retry_at().is_some() => {
+                    self.sockets.reconcile(&self.table.load_full());
+                }
                 _ = upkeep.tick() => {
                     if self.pem.has_changed() {
                         self.update(self.compiled.clone());
                     }
-                    self.sockets.reconcile(&self.table.load_full());
                     self.drop_retired();
                 }
             }

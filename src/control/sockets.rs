@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::status::{ListenerStatus, Status};
 use crate::config::listener::ListenerProtocol;
@@ -20,7 +21,20 @@ pub(super) struct Sockets {
     workers: Arc<[WorkerThread]>,
     status: Arc<Status>,
     open: BTreeMap<Name, Open>,
+    retry: Option<Retry>,
 }
+
+/// The next attempt to bind what could not be bound.
+#[derive(Clone, Copy)]
+struct Retry {
+    delay: Duration,
+    at: Instant,
+}
+
+const RETRY_MIN: Duration = Duration::from_millis(5);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Shorter delays are not worth a line in the log.
+const RETRY_QUIET: Duration = Duration::from_millis(80);
 
 struct Open {
     wanted: SocketAddr,
@@ -29,7 +43,7 @@ struct Open {
 
 impl Sockets {
     pub(super) fn new(meter: Meter, workers: Arc<[WorkerThread]>, status: Arc<Status>) -> Self {
-        Self { meter, workers, status, open: BTreeMap::new() }
+        Self { meter, workers, status, open: BTreeMap::new(), retry: None }
     }
 
     /// Closes what the table does not want, then opens what it wants. An address that cannot be bound is tried again at the next call.
@@ -51,6 +65,27 @@ impl Sockets {
                 self.open(name, listener);
             }
         }
+        let is_missing = table.listeners.len() > self.open.len();
+        let before = self.retry.map(|retry| retry.delay);
+        let delay = before.map_or(RETRY_MIN, |before| (before * 2).min(RETRY_MAX));
+        self.retry = is_missing.then(|| Retry { delay, at: Instant::now() + delay });
+        if is_missing && delay >= RETRY_QUIET && before.is_some_and(|before| before < RETRY_QUIET) {
+            self.complain();
+        }
+    }
+
+    /// Says which addresses still cannot be bound.
+    fn complain(&self) {
+        for (name, listener) in self.status.listeners() {
+            if let Some(error) = listener.error {
+                tracing::error!(listener = %name, address = %listener.address, "cannot listen: {error}; it is tried again every second");
+            }
+        }
+    }
+
+    /// When an address that could not be bound is to be tried again. At first soon: often it is ours, and just being closed.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.retry.map(|retry| retry.at)
     }
 
     fn open(&mut self, name: &Name, listener: &Arc<Listener>) {
@@ -58,20 +93,9 @@ impl Sockets {
         let sockets = bind(wanted, self.workers.len());
         let bound = sockets.as_ref().ok().and_then(|sockets| sockets.first()).and_then(|socket| socket.local_addr().ok());
         let error = sockets.as_ref().err().map(ToString::to_string);
-        let is_news = self.status.listener_tried(name, ListenerStatus { address: wanted, protocol, bound, error: error.clone() });
-        let sockets = match (sockets, bound) {
-            (Ok(sockets), Some(bound)) => {
-                tracing::info!(listener = %name, address = %bound, ?protocol, tls = listener.tls.is_some(), "listening");
-                sockets
-            }
-            _ => {
-                if is_news {
-                    let error = error.unwrap_or_default();
-                    tracing::error!(listener = %name, address = %wanted, "cannot listen: {error}; it is tried again every second");
-                }
-                return;
-            }
-        };
+        self.status.listener_tried(name, ListenerStatus { address: wanted, protocol, bound, error });
+        let (Ok(sockets), Some(bound)) = (sockets, bound) else { return };
+        tracing::info!(listener = %name, address = %bound, ?protocol, tls = listener.tls.is_some(), "listening");
         let label = [("listener", name.as_str())];
         let shared = Arc::new(ListenerShared {
             name: name.clone(),

@@ -112,9 +112,9 @@ impl Status {
         self.generation.send_replace(generation);
     }
 
-    /// Notes an attempt to open a listener. True when it says something new.
-    pub(super) fn listener_tried(&self, name: &Name, status: ListenerStatus) -> bool {
-        self.lock().insert(name.clone(), status.clone()).as_ref() != Some(&status)
+    /// Notes an attempt to open a listener.
+    pub(super) fn listener_tried(&self, name: &Name, status: ListenerStatus) {
+        self.lock().insert(name.clone(), status);
     }
 
     pub(super) fn listener_closed(&self, name: &Name) {
