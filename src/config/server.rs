@@ -18,7 +18,7 @@ pub struct ServerConfig {
     pub workers: Option<usize>,
     /// The address of the admin API and dashboard, or `"off"`. Default `"127.0.0.1:8182"`.
     pub admin: Admin,
-    /// Where the last good configuration of each provider is kept, so that a start needs none of them. Default: nowhere.
+    /// Where is kept what must survive a restart: the key of sticky cookies. Default: nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
     /// How long requests in flight may go on after SIGTERM. Default 30 s.
