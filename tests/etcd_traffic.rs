@@ -56,10 +56,13 @@ impl World {
         self.within(DEADLINE, what, is_so).await;
     }
 
-    /// Waits for a table that is as expected.
+    /// Waits for a table that is as expected. It is in force a moment before its listeners are open: that is waited for too.
     async fn within(&self, limit: Duration, what: &str, is_so: impl Fn(&RoutingTable) -> bool) {
         let mut generations = self.server.status().generations();
-        let seen = generations.wait_for(|_| is_so(&self.server.table()));
+        let seen = generations.wait_for(|opened| {
+            let table = self.server.table();
+            *opened >= table.generation && is_so(&table)
+        });
         if tokio::time::timeout(limit, seen).await.is_err() {
             panic!("{what}: not within {limit:?}: {:?}, {:?}", self.server.status().readiness(), self.server.table().upstreams);
         }
