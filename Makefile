@@ -15,7 +15,7 @@ STEP := .ci/step
 help: ## List what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-run: ## Build and start the demo: a proxy, two endpoints, and what to try
+run: ## Build and start the demo: a proxy, three endpoints, and what to try
 	@.ci/deps build
 	$(CARGO) run --locked -- $(or $(ARGS),demo)
 

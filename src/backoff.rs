@@ -1,4 +1,4 @@
-//! Jittered exponential backoff: how long to wait before the next attempt. Pure: the random number is an argument.
+//! Jittered exponential backoff: how long to wait before the next attempt. Pure: the random number is an argument, made by [`random`].
 
 use std::time::Duration;
 
@@ -31,6 +31,16 @@ impl Backoff {
     /// Starts again at the minimum, after an attempt that went well.
     pub fn reset(&mut self) {
         self.ceiling = self.min;
+    }
+}
+
+/// A random number for jitter. Without randomness what began together stays in step, and is no less right.
+#[must_use]
+pub fn random() -> u64 {
+    let mut bytes = [0; 8];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        Err(_) => 0,
     }
 }
 

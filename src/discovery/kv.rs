@@ -229,19 +229,7 @@ fn distance(word: &str, candidate: &str) -> usize {
     if word.len() > 2 * candidate.len() {
         return word.len();
     }
-    let candidate: Vec<char> = candidate.chars().collect();
-    let mut row: Vec<usize> = (0..=candidate.len()).collect();
-    for (index, from) in word.chars().enumerate() {
-        let mut diagonal = index;
-        let mut left = index + 1;
-        let next = row.iter().skip(1).zip(&candidate).map(|(&above, to)| {
-            left = (diagonal + usize::from(from != *to)).min(above + 1).min(left + 1);
-            diagonal = above;
-            left
-        });
-        row = std::iter::once(index + 1).chain(next).collect();
-    }
-    row.last().copied().unwrap_or_default()
+    strsim::levenshtein(word, candidate)
 }
 
 /// A value that was written under the key of an object.

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::{Provider, ProviderError, Publisher};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, random};
 use crate::config::Snapshot;
 use crate::names::Name;
 
@@ -289,15 +289,6 @@ async fn watch_once(provider: &mut dyn Provider, inlet: &Inlet) -> Result<(), St
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let literal = panic.downcast_ref::<&str>().copied();
     literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
-}
-
-/// For jitter only: without randomness the retries are in step, and no less right.
-fn random() -> u64 {
-    let mut bytes = [0; 8];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => u64::from_ne_bytes(bytes),
-        Err(_) => 0,
-    }
 }
 
 #[cfg(test)]

@@ -10,15 +10,6 @@ pub(super) fn jittered(interval: Duration, random: u64) -> Duration {
     (interval - tenth).saturating_add(tenth.mul_f64(2.0 * share))
 }
 
-/// A random number. Without randomness checks may run in step, and are no less right.
-pub(super) fn random() -> u64 {
-    let mut bytes = [0; 8];
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => u64::from_ne_bytes(bytes),
-        Err(_) => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 
 use super::alarm::Alarm;
 use super::body::{ClientBody, RequestBody, ResponseBody, UpstreamBody};
@@ -330,20 +331,13 @@ impl Forward<'_> {
             None => {
                 self.alarm.clear();
                 // Boxed: most requests find a connection, and need no room for making one.
-                let connected = Box::pin(self.client.worker.pool.connect_h1(key, lease.endpoint(), self.upstream)).await;
+                let connected = Box::pin(pool.connect_h1(key, lease.endpoint(), self.upstream)).await;
                 connected.map_err(|error| unreachable(lease, &error))?
             }
         };
         let request = Request::from_parts(for_attempt(head, is_replayable), request_body_of(body));
         self.alarm.set(self.upstream.settings.timeouts.response_header);
-        let mut response = pin!(connection.sender.try_send_request(request));
-        let outcome = poll_fn(|cx| match response.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-            Poll::Pending if self.alarm.poll(cx) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        })
-        .await;
-        match outcome {
+        match self.within_limit(connection.sender.try_send_request(request)).await {
             Some(Ok(response)) => {
                 let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 if is_switch && !is_upgrade {
@@ -357,13 +351,9 @@ impl Forward<'_> {
                 Ok(response)
             }
             Some(Err(mut error)) => {
-                let unsent = error.take_message();
-                let was_sent = unsent.is_none();
+                let was_sent = !take_back(head, &mut error);
                 if connection.is_reused {
-                    self.client.worker.pool.disprove(key);
-                }
-                if let Some(request) = unsent {
-                    *head = request.into_parts().0;
+                    pool.disprove(key);
                 }
                 Err(self.failed(error.into_error(), was_sent, is_replayable, connection.is_reused, body, lease))
             }
@@ -386,14 +376,7 @@ impl Forward<'_> {
         let mut stream = stream.map_err(|error| unreachable(lease, &error))?;
         let request = Request::from_parts(for_attempt(head, is_replayable), request_body_of(body));
         self.alarm.set(self.upstream.settings.timeouts.response_header);
-        let mut response = pin!(stream.sender.try_send_request(request));
-        let outcome = poll_fn(|cx| match response.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-            Poll::Pending if self.alarm.poll(cx) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        })
-        .await;
-        match outcome {
+        match self.within_limit(stream.sender.try_send_request(request)).await {
             Some(Ok(response)) => {
                 if let Some(body) = body {
                     body.answered(self.upstream.settings.timeouts.idle);
@@ -402,15 +385,22 @@ impl Forward<'_> {
                 Ok(response)
             }
             Some(Err(mut error)) => {
-                let unsent = error.take_message();
-                let was_sent = unsent.is_none();
-                if let Some(request) = unsent {
-                    *head = request.into_parts().0;
-                }
+                let was_sent = !take_back(head, &mut error);
                 Err(self.failed(error.into_error(), was_sent, is_replayable, allow_reuse, body, lease))
             }
             None => Err(self.timed_out(body, lease)),
         }
+    }
+
+    /// Waits for the head of a response. None: the limit in force is over.
+    async fn within_limit<T>(&self, response: impl Future<Output = T>) -> Option<T> {
+        let mut response = pin!(response);
+        poll_fn(|cx| match response.as_mut().poll(cx) {
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+            Poll::Pending if self.alarm.poll(cx) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
     }
 
     /// An attempt that ended without a response.
@@ -490,6 +480,16 @@ fn for_attempt(head: &mut Parts, is_replayable: bool) -> Parts {
     let (mut taken, ()) = Request::new(()).into_parts();
     std::mem::swap(&mut taken, head);
     taken
+}
+
+/// Takes the head back, if the request was not sent.
+fn take_back(head: &mut Parts, error: &mut TrySendError<Request<RequestBody>>) -> bool {
+    let unsent = error.take_message();
+    let was_unsent = unsent.is_some();
+    if let Some(request) = unsent {
+        *head = request.into_parts().0;
+    }
+    was_unsent
 }
 
 fn request_body_of(body: Option<&Rc<ClientBody>>) -> RequestBody {
