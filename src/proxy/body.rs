@@ -15,13 +15,19 @@ use hyper::body::Incoming;
 
 use super::alarm::Alarm;
 use super::exchange::Held;
+use super::h1::{self, Download};
 use super::head;
+use super::pool::H2;
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Endpoint(Box<h1::Error>),
+    #[error("not as long as its length says")]
+    Length,
     #[error("nothing came for too long")]
     TimedOut,
     #[error("larger than the {0} bytes that are allowed")]
@@ -90,7 +96,12 @@ impl ClientBody {
         self.is_too_large.get()
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.incoming.borrow().size_hint()
+    }
+
+    /// The next piece from the client.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if !self.is_touched.replace(true) {
             self.alarm.set(self.client_idle.get());
         }
@@ -139,7 +150,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Streaming(body) => body.incoming.borrow().size_hint(),
+            Self::Streaming(body) => body.size_hint(),
         }
     }
 }
@@ -154,24 +165,67 @@ pub(crate) enum ResponseBody {
     Upstream(Box<UpstreamBody>),
 }
 
+/// The body of a response, as its endpoint sends it.
+pub(crate) enum Received {
+    H1(Download),
+    /// With its stream, which is counted on its connection.
+    H2(Incoming, #[expect(dead_code, reason = "held until the end of the stream")] H2),
+}
+
+impl Received {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::H1(body) => body.poll_frame(cx).map_err(|error| BodyError::Endpoint(Box::new(error))),
+            Self::H2(body, _) => Pin::new(body).poll_frame(cx).map_err(BodyError::Http),
+        }
+    }
+
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Self::H1(body) => body.is_end(),
+            Self::H2(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::H1(body) => body.size_hint(),
+            Self::H2(body, _) => body.size_hint(),
+        }
+    }
+
+    /// The connection, after the end, if it may serve another request.
+    pub(crate) fn release(&mut self) -> Option<h1::Connection> {
+        match self {
+            Self::H1(body) => body.release(),
+            Self::H2(..) => None,
+        }
+    }
+}
+
 /// The body that an endpoint sends, with all that is held until its end.
 pub(crate) struct UpstreamBody {
-    pub(crate) incoming: Incoming,
+    pub(crate) received: Received,
     pub(crate) alarm: Rc<Alarm>,
     pub(crate) upstream_idle: Duration,
     pub(crate) client_idle: Duration,
     /// Whether the limit in force is the endpoint's.
     pub(crate) is_awaited: bool,
+    /// Why it goes no further.
+    pub(crate) broken: Option<BodyError>,
     pub(crate) held: Held,
 }
 
 impl UpstreamBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         if self.held.is_over(cx) {
             self.held.fail("route_timeout");
             return Poll::Ready(Some(Err(BodyError::TimedOut)));
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        match self.received.poll_frame(cx) {
             Poll::Pending if !self.is_awaited => {
                 self.is_awaited = true;
                 self.alarm.set(self.upstream_idle);
@@ -190,17 +244,20 @@ impl UpstreamBody {
                 self.is_awaited = false;
                 self.alarm.set(self.client_idle);
                 self.held.count(frame.data_ref().map_or(0, Bytes::len));
-                if self.incoming.is_end_stream() {
-                    self.held.complete();
+                if self.received.is_end() {
+                    self.held.complete(self.received.release());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
+            // What came before is on its way to the client first: hyper drops what it has not written when a body fails.
             Poll::Ready(Some(Err(error))) => {
                 self.held.fail("response_cut");
-                Poll::Ready(Some(Err(error.into())))
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
             Poll::Ready(None) => {
-                self.held.complete();
+                self.held.complete(self.received.release());
                 Poll::Ready(None)
             }
         }
@@ -223,7 +280,7 @@ impl Body for ResponseBody {
             Self::Empty => Poll::Ready(None),
             Self::Own(body, held) => {
                 held.count(body.as_ref().map_or(0, Bytes::len));
-                held.complete();
+                held.complete(None);
                 Poll::Ready(body.take().map(|body| Ok(Frame::data(body))))
             }
             Self::Upstream(body) => body.poll(cx),
@@ -234,7 +291,7 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => true,
             Self::Own(body, _) => body.is_none(),
-            Self::Upstream(body) => body.incoming.is_end_stream(),
+            Self::Upstream(body) => body.received.is_end(),
         }
     }
 
@@ -242,7 +299,7 @@ impl Body for ResponseBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Own(body, _) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
-            Self::Upstream(body) => body.incoming.size_hint(),
+            Self::Upstream(body) => body.received.size_hint(),
         }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) async fn connect(address: SocketAddr, transport: &Transport, limit: D
 async fn establish(address: SocketAddr, transport: &Transport) -> Result<UpstreamStream, ConnectError> {
     let stream = TcpStream::connect(address).await.map_err(ConnectError::Tcp)?;
     stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
-    let Some(tls) = &transport.tls else { return Ok(UpstreamStream::plain(stream)) };
+    let Some(tls) = &transport.tls else { return Ok(UpstreamStream::Plain(stream)) };
     let name = server_name(tls, address);
     let stream = TlsConnector::from(tls.client.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
     if transport.protocol == UpstreamProtocol::H2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {

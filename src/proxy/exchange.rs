@@ -23,12 +23,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use super::alarm::Alarm;
-use super::body::{ClientBody, RequestBody, ResponseBody, UpstreamBody};
+use super::body::{ClientBody, Received, RequestBody, ResponseBody, UpstreamBody};
 use super::client::{Client, Stream};
 use super::error::Failure;
 use super::forwarded;
+use super::h1;
 use super::head;
-use super::pool::{H1, H2, Key};
+use super::pool::Key;
 use super::tunnel::Upgrade;
 use crate::access::AccessEntry;
 use crate::config::upstream::{HostHeader, UpstreamProtocol};
@@ -75,7 +76,10 @@ enum Answer {
 
 /// A response whose body is still with the endpoint.
 struct FromUpstream {
-    response: Response<Incoming>,
+    head: http::response::Parts,
+    /// The protocol that the endpoint switches to.
+    upgrade: Option<HeaderValue>,
+    body: Received,
     set_cookie: Option<HeaderValue>,
 }
 
@@ -249,11 +253,11 @@ impl Forward<'_> {
                     None => return Err(last.unwrap_or_else(|| self.no_endpoint())),
                 },
             };
-            let attempt = self.attempt(head, body.as_ref(), &picked.lease, allow_reuse, upgrade.is_some(), held).await;
+            let attempt = self.attempt(head, body.as_ref(), &picked.lease, allow_reuse, upgrade.is_some()).await;
             let Attempt { failure, retry } = match attempt {
                 Ok(response) => {
                     held.lease = Some(picked.lease);
-                    return Ok(Answer::Upstream(Box::new(FromUpstream { response, set_cookie: picked.set_cookie })));
+                    return Ok(Answer::Upstream(Box::new(FromUpstream { set_cookie: picked.set_cookie, ..response })));
                 }
                 Err(attempt) => attempt,
             };
@@ -300,14 +304,13 @@ impl Forward<'_> {
         lease: &Lease,
         allow_reuse: bool,
         is_upgrade: bool,
-        held: &mut Held,
-    ) -> Result<Response<Incoming>, Attempt> {
+    ) -> Result<FromUpstream, Attempt> {
         if let HostHeader::Endpoint = self.upstream.settings.host {
             set_host(head, &lease.address().to_string());
         }
         match self.upstream.transport.protocol {
-            UpstreamProtocol::Http1 => self.attempt_h1(head, body, lease, allow_reuse, is_upgrade, held).await,
-            UpstreamProtocol::H2 | UpstreamProtocol::H2c => Box::pin(self.attempt_h2(head, body, lease, allow_reuse, held)).await,
+            UpstreamProtocol::Http1 => self.attempt_h1(head, body, lease, allow_reuse, is_upgrade).await,
+            UpstreamProtocol::H2 | UpstreamProtocol::H2c => Box::pin(self.attempt_h2(head, body, lease, allow_reuse)).await,
         }
     }
 
@@ -318,15 +321,14 @@ impl Forward<'_> {
         lease: &Lease,
         allow_reuse: bool,
         is_upgrade: bool,
-        held: &mut Held,
-    ) -> Result<Response<Incoming>, Attempt> {
+    ) -> Result<FromUpstream, Attempt> {
         let key = Key::new(lease.endpoint(), self.upstream);
         let is_replayable = body.is_none() && is_idempotent(&head.method);
         let pool = &self.client.worker.pool;
         let idle = allow_reuse.then(|| pool.take_h1(key, self.client.worker.alarms.now())).flatten();
         // What cannot be sent twice is not written to a connection that the endpoint has closed already, or may be about to close.
         let idle = idle.filter(|connection| is_replayable || (connection.is_proven && !connection.is_stale()));
-        let mut connection = match idle {
+        let connection = match idle {
             Some(connection) => connection,
             None => {
                 self.alarm.clear();
@@ -335,30 +337,37 @@ impl Forward<'_> {
                 connected.map_err(|error| unreachable(lease, &error))?
             }
         };
-        let request = Request::from_parts(for_attempt(head, is_replayable), request_body_of(body));
-        self.alarm.set(self.upstream.settings.timeouts.response_header);
-        match self.within_limit(connection.sender.try_send_request(request)).await {
-            Some(Ok(response)) => {
-                let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-                if is_switch && !is_upgrade {
-                    let failure = Failure::upstream(StatusCode::BAD_GATEWAY, "unasked_upgrade", lease.address(), "101 to no upgrade");
-                    return Err(Attempt { failure, retry: Retry::Never });
-                }
-                if let Some(body) = body {
-                    body.answered(self.upstream.settings.timeouts.idle);
-                }
-                held.connection = Some((key, Connection::H1(connection)));
-                Ok(response)
-            }
-            Some(Err(mut error)) => {
-                let was_sent = !take_back(head, &mut error);
-                if connection.is_reused {
+        let timeouts = &self.upstream.settings.timeouts;
+        self.alarm.set(timeouts.response_header);
+        let is_reused = connection.is_reused;
+        match self.within_limit(connection.send(head, body, timeouts.idle)).await {
+            Some(Ok(answer)) => self.answered(answer, body, lease, is_upgrade),
+            Some(Err(failed)) => {
+                if is_reused {
                     pool.disprove(key);
                 }
-                Err(self.failed(error.into_error(), was_sent, is_replayable, connection.is_reused, body, lease))
+                Err(self.failed(failed.into(), is_replayable, is_reused, body, lease))
             }
             None => Err(self.timed_out(body, lease)),
         }
+    }
+
+    fn answered(
+        &self,
+        answer: h1::Answer,
+        body: Option<&Rc<ClientBody>>,
+        lease: &Lease,
+        is_upgrade: bool,
+    ) -> Result<FromUpstream, Attempt> {
+        if answer.head.status == StatusCode::SWITCHING_PROTOCOLS && !(is_upgrade && answer.body.is_request_sent()) {
+            let failure = Failure::upstream(StatusCode::BAD_GATEWAY, "unasked_upgrade", lease.address(), "101 to no upgrade");
+            return Err(Attempt { failure, retry: Retry::Never });
+        }
+        if let Some(body) = body {
+            body.answered(self.upstream.settings.timeouts.idle);
+        }
+        let h1::Answer { head, upgrade, body } = answer;
+        Ok(FromUpstream { head, upgrade, body: Received::H1(body), set_cookie: None })
     }
 
     async fn attempt_h2(
@@ -367,8 +376,7 @@ impl Forward<'_> {
         body: Option<&Rc<ClientBody>>,
         lease: &Lease,
         allow_reuse: bool,
-        held: &mut Held,
-    ) -> Result<Response<Incoming>, Attempt> {
+    ) -> Result<FromUpstream, Attempt> {
         let key = Key::new(lease.endpoint(), self.upstream);
         let is_replayable = body.is_none() && is_idempotent(&head.method);
         self.alarm.clear();
@@ -381,12 +389,14 @@ impl Forward<'_> {
                 if let Some(body) = body {
                     body.answered(self.upstream.settings.timeouts.idle);
                 }
-                held.connection = Some((key, Connection::H2(stream)));
-                Ok(response)
+                let (mut head, body) = response.into_parts();
+                head::remove_hop_by_hop(&mut head.headers);
+                Ok(FromUpstream { head, upgrade: None, body: Received::H2(body, stream), set_cookie: None })
             }
             Some(Err(mut error)) => {
                 let was_sent = !take_back(head, &mut error);
-                Err(self.failed(error.into_error(), was_sent, is_replayable, allow_reuse, body, lease))
+                let broken = Broken::new(&error.into_error(), was_sent);
+                Err(self.failed(broken, is_replayable, allow_reuse, body, lease))
             }
             None => Err(self.timed_out(body, lease)),
         }
@@ -404,25 +414,17 @@ impl Forward<'_> {
     }
 
     /// An attempt that ended without a response.
-    fn failed(
-        &self,
-        error: hyper::Error,
-        was_sent: bool,
-        is_replayable: bool,
-        is_reused: bool,
-        body: Option<&Rc<ClientBody>>,
-        lease: &Lease,
-    ) -> Attempt {
+    fn failed(&self, broken: Broken, is_replayable: bool, is_reused: bool, body: Option<&Rc<ClientBody>>, lease: &Lease) -> Attempt {
         if body.is_some_and(|body| body.is_too_large()) {
             return Attempt { failure: Failure::client(super::body::TOO_LARGE, "body_too_large"), retry: Retry::Never };
         }
         let is_untouched = body.is_none_or(|body| !body.is_touched());
-        if error.is_user() && !is_untouched {
+        if broken.is_client && !is_untouched {
             return Attempt { failure: Failure::client(StatusCode::BAD_REQUEST, "client_body"), retry: Retry::Never };
         }
-        let cause = if is_closed(&error) { "closed_early" } else { "bad_response" };
-        let failure = Failure::upstream(StatusCode::BAD_GATEWAY, cause, lease.address(), chain(&error));
-        let may_repeat = is_untouched && (!was_sent || (is_replayable && is_closed(&error)));
+        let cause = if broken.is_closed { "closed_early" } else { "bad_response" };
+        let failure = Failure::upstream(StatusCode::BAD_GATEWAY, cause, lease.address(), broken.why);
+        let may_repeat = is_untouched && (!broken.was_sent || (is_replayable && broken.is_closed));
         let retry = match (may_repeat, is_reused) {
             (true, true) => Retry::SameEndpoint,
             (true, false) => Retry::OtherEndpoint,
@@ -451,10 +453,29 @@ fn unreachable(lease: &Lease, error: &super::error::ConnectError) -> Attempt {
     Attempt { failure: Failure::upstream(status, error.cause(), lease.address(), error), retry: Retry::OtherEndpoint }
 }
 
-/// Whether the connection ended before the response began, so that the endpoint has most likely not acted on the request.
-fn is_closed(error: &hyper::Error) -> bool {
-    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io.is_some()
+/// How a connection broke before a response began.
+struct Broken {
+    /// It was closed, so that the endpoint has most likely not acted on the request.
+    is_closed: bool,
+    was_sent: bool,
+    /// The client did not send its request to the end.
+    is_client: bool,
+    why: String,
+}
+
+impl Broken {
+    fn new(error: &hyper::Error, was_sent: bool) -> Self {
+        let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+        let is_closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io.is_some();
+        Self { is_closed, was_sent, is_client: error.is_user(), why: chain(error) }
+    }
+}
+
+impl From<h1::Failed> for Broken {
+    fn from(h1::Failed { error, was_sent }: h1::Failed) -> Self {
+        let is_client = matches!(error, h1::Error::Client(_));
+        Self { is_closed: error.is_closed(), was_sent, is_client, why: error.to_string() }
+    }
 }
 
 fn chain(error: &hyper::Error) -> String {
@@ -569,29 +590,20 @@ fn set_host(head: &mut Parts, host: &str) {
 }
 
 fn from_upstream(answer: FromUpstream, alarm: Rc<Alarm>, exchange: &middleware::Exchange, mut held: Held) -> Response<ResponseBody> {
-    let FromUpstream { response, set_cookie } = answer;
-    let (mut head, incoming) = response.into_parts();
-    let switched = (head.status == StatusCode::SWITCHING_PROTOCOLS).then(|| head.headers.get(header::UPGRADE).cloned()).flatten();
-    // Chunked wins over a length, which is not handed on (RFC 9112 section 6.3).
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        head.headers.remove(header::CONTENT_LENGTH);
-    }
-    head::remove_hop_by_hop(&mut head.headers);
+    let FromUpstream { mut head, upgrade, body: mut received, set_cookie } = answer;
     if let Some(cookie) = set_cookie {
         head.headers.append(header::SET_COOKIE, cookie);
     }
     held.respond(&mut head, exchange);
-    if let Some(protocol) = switched {
-        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(header::UPGRADE, protocol);
-        return held.switch(head);
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return held.switch(head, upgrade, received);
     }
-    if incoming.is_end_stream() {
-        held.complete();
+    if received.is_end() {
+        held.complete(received.release());
     }
     let upstream_idle = held.upstream_idle();
     let client_idle = held.client.timeouts.client_idle;
-    let body = UpstreamBody { incoming, alarm, upstream_idle, client_idle, is_awaited: false, held };
+    let body = UpstreamBody { received, alarm, upstream_idle, client_idle, is_awaited: false, broken: None, held };
     Response::from_parts(head, ResponseBody::Upstream(Box::new(body)))
 }
 
@@ -600,7 +612,7 @@ fn own(response: Response<Bytes>, alarm: &Alarm, exchange: &middleware::Exchange
     held.respond(&mut head, exchange);
     alarm.set(held.client.timeouts.client_idle);
     if body.is_empty() {
-        held.complete();
+        held.complete(None);
     }
     Response::from_parts(head, ResponseBody::own(body, held))
 }
@@ -615,18 +627,12 @@ pub(crate) struct Held {
     generation: u64,
     route: Option<Arc<Route>>,
     lease: Option<Lease>,
-    connection: Option<(Key, Connection)>,
     status: Option<StatusCode>,
     bytes: u64,
     is_complete: bool,
     log: Option<Box<AccessEntry>>,
     /// The end of the time that the route gives to a request as a whole, if it does.
     deadline: Option<Alarm>,
-}
-
-enum Connection {
-    H1(H1),
-    H2(#[expect(dead_code, reason = "held so that the stream is counted on its connection")] H2),
 }
 
 impl Held {
@@ -640,7 +646,6 @@ impl Held {
             generation: 0,
             route: None,
             lease: None,
-            connection: None,
             status: None,
             bytes: 0,
             is_complete: false,
@@ -698,17 +703,18 @@ impl Held {
         }
     }
 
-    /// The last byte of the response was read: the connection may serve another request.
-    pub(crate) fn complete(&mut self) {
+    /// The last byte of the response was read: the connection, if it is given, may serve another request.
+    pub(crate) fn complete(&mut self, connection: Option<h1::Connection>) {
         if self.is_complete {
             return;
         }
         self.is_complete = true;
         let now = self.finish();
-        if let (Some((key, Connection::H1(connection))), Some(route)) = (self.connection.take(), &self.route)
+        if let (Some(connection), Some(route), Some(lease)) = (connection, &self.route, &self.lease)
             && let Target::Upstream(upstream) = &route.target
-            && self.lease.as_ref().is_some_and(|lease| !lease.endpoint().is_retired())
+            && !lease.endpoint().is_retired()
         {
+            let key = Key::new(lease.endpoint(), upstream);
             self.client.worker.pool.put_h1(key, connection, &upstream.settings.keepalive, now);
         }
         self.lease = None;
@@ -735,10 +741,16 @@ impl Held {
     }
 
     /// Hands the exchange over to the tunnel that takes the connection's place.
-    fn switch(mut self, head: http::response::Parts) -> Response<ResponseBody> {
+    fn switch(self, mut head: http::response::Parts, protocol: Option<HeaderValue>, received: Received) -> Response<ResponseBody> {
         let client = self.client.clone();
-        if let Some((_, Connection::H1(connection))) = self.connection.take() {
-            *client.upgrade.borrow_mut() = Some(Upgrade { upgraded: connection.upgraded, held: self });
+        if let Received::H1(download) = received
+            && let Some((endpoint, read_ahead)) = download.switch()
+        {
+            *client.upgrade.borrow_mut() = Some(Upgrade { endpoint, read_ahead, held: self });
+        }
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            head.headers.insert(header::UPGRADE, protocol);
         }
         Response::from_parts(head, ResponseBody::Empty)
     }

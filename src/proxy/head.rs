@@ -16,7 +16,7 @@ use crate::rule::path;
 
 const HOPS: usize = 8;
 
-/// Fields that concern one connection, not the message (RFC 9110 section 7.6.1). `Transfer-Encoding` is written anew by hyper.
+/// Fields that concern one connection, not the message (RFC 9110 section 7.6.1). `Transfer-Encoding` is written anew.
 static HOP_BY_HOP: [HeaderName; HOPS] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -96,6 +96,11 @@ const fn lengths(names: &[&str]) -> u32 {
         at += 1;
     }
     bits
+}
+
+/// Whether it is one of the fields that concern the connection alone.
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
+    may_be(name, HOP_LENGTHS) && HOP_BY_HOP.contains(name)
 }
 
 const FRAMING: u32 = lengths(&["transfer-encoding", "content-length"]);
@@ -251,7 +256,8 @@ fn names_more_than_options(headers: &HeaderMap) -> bool {
     !headers.get_all(header::CONNECTION).iter().all(is_plain)
 }
 
-fn remove_named(headers: &mut HeaderMap) {
+/// Takes out what `Connection` names.
+pub(crate) fn remove_named(headers: &mut HeaderMap) {
     let fields = headers.get_all(header::CONNECTION).iter().filter_map(|field| field.to_str().ok());
     let names: Vec<HeaderName> = fields.flat_map(|field| field.split(',')).filter_map(|name| name.trim().parse().ok()).collect();
     for name in names {

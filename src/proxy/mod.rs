@@ -11,6 +11,7 @@
 //! | `flood` | HTTP/2 frames that cost us and bring nothing |
 //! | `body` | bodies, streamed through |
 //! | `pool`, `connect`, `stream` | connections to endpoints |
+//! | [`h1`] | HTTP/1.1 towards endpoints |
 //! | `tunnel` | bytes both ways: after an upgrade, and for TCP |
 //! | `tcp` | one client connection of a TCP listener |
 //! | `alarm` | time limits |
@@ -26,6 +27,7 @@ mod error;
 mod exchange;
 mod flood;
 pub mod forwarded;
+pub mod h1;
 mod head;
 mod http;
 pub mod listener;

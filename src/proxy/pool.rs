@@ -9,43 +9,19 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
-use slab::Slab;
-use tokio::sync::{Notify, oneshot};
-use tokio::task::AbortHandle;
+use tokio::sync::Notify;
 
 use super::body::RequestBody;
 use super::connect::connect;
 use super::error::ConnectError;
-use super::stream::{SharedTcp, UpstreamStream};
+use super::h1;
+use super::stream::{Cutter, SharedStream};
 use super::worker::LocalExecutor;
 use crate::config::upstream::Keepalive;
 use crate::routing::endpoint::EndpointState;
 use crate::routing::upstream::Upstream;
-
-/// What an HTTP/1.1 connection leaves when it was upgraded: the stream, and what was read of it beyond the response.
-pub(crate) type Upgraded = (UpstreamStream, Bytes);
-
-/// A connection to speak HTTP/1.1 on, one request at a time.
-pub(crate) struct H1 {
-    pub(crate) sender: http1::SendRequest<RequestBody>,
-    /// Resolves when the connection was upgraded.
-    pub(crate) upgraded: oneshot::Receiver<Upgraded>,
-    socket: Option<SharedTcp>,
-    /// Whether it has served a request before: then the endpoint may have closed it meanwhile.
-    pub(crate) is_reused: bool,
-    /// Whether the endpoint is known to keep connections: some close each after its response, without a word.
-    pub(crate) is_proven: bool,
-}
-
-impl H1 {
-    /// Whether the endpoint has closed it already. A system call: for requests that must not be sent twice.
-    pub(crate) fn is_stale(&self) -> bool {
-        self.socket.as_ref().is_some_and(SharedTcp::is_stale)
-    }
-}
 
 /// A stream on an HTTP/2 connection.
 pub(crate) struct H2 {
@@ -66,10 +42,15 @@ const H2_STREAMS_MAX: usize = 100;
 /// An idle connection that is open after this time shows that its endpoint keeps them.
 const PROOF: Duration = Duration::from_millis(200);
 
+/// How long it is remembered whether an endpoint keeps connections, when there is none to it.
+const MEMORY: Duration = Duration::from_secs(60);
+
 /// The connections of one worker.
 #[derive(Default)]
 pub(crate) struct Pool {
     hosts: RefCell<HashMap<Key, Host, BuildHasherDefault<KeyHasher>>>,
+    /// Every open connection, to cut when its endpoint's drain time is over.
+    open: RefCell<Vec<(Key, Cutter)>>,
 }
 
 /// Endpoint and transport, by their ids.
@@ -119,12 +100,12 @@ struct Host {
     h2: Vec<H2Connection>,
     /// Set while an HTTP/2 connection is being made, so that not every waiting request makes one.
     h2_dial: Option<Rc<Notify>>,
-    /// Every open connection, to cut when its endpoint's drain time is over.
-    open: Slab<AbortHandle>,
+    /// When a connection was last put back.
+    used: Option<Instant>,
 }
 
 struct Idle {
-    connection: H1,
+    connection: h1::Connection,
     since: Instant,
     timeout: Duration,
 }
@@ -138,35 +119,27 @@ struct H2Connection {
 
 impl Pool {
     /// An idle connection that is still open, as far as we know.
-    pub(crate) fn take_h1(&self, key: Key, now: Instant) -> Option<H1> {
+    pub(crate) fn take_h1(&self, key: Key, now: Instant) -> Option<h1::Connection> {
         let mut hosts = self.hosts.borrow_mut();
         let host = hosts.get_mut(&key)?;
-        // A connection is put back when the last byte of its response has been read; hyper may need another turn to be ready.
-        let mut at = host.idle.len();
-        while at > 0 {
-            at -= 1;
-            let sender = &host.idle.get(at)?.connection.sender;
-            if sender.is_ready() {
-                let Idle { mut connection, since, .. } = host.idle.swap_remove(at);
-                connection.is_proven = host.keeps || now.saturating_duration_since(since) >= PROOF;
+        while let Some(Idle { mut connection, since, .. }) = host.idle.pop() {
+            let is_new = now.saturating_duration_since(since) < PROOF;
+            if connection.is_open() {
+                connection.is_proven = host.keeps || !is_new;
                 connection.is_reused = true;
                 return Some(connection);
             }
-            if sender.is_closed() && now.saturating_duration_since(host.idle.swap_remove(at).since) < PROOF {
-                host.keeps = false;
-            }
+            host.keeps &= !is_new;
         }
         None
     }
 
     /// Keeps a connection whose response has been read.
-    pub(crate) fn put_h1(&self, key: Key, connection: H1, keepalive: &Keepalive, now: Instant) {
-        if connection.sender.is_closed() {
-            return;
-        }
+    pub(crate) fn put_h1(&self, key: Key, connection: h1::Connection, keepalive: &Keepalive, now: Instant) {
         let mut hosts = self.hosts.borrow_mut();
-        let Some(host) = hosts.get_mut(&key) else { return };
+        let host = hosts.entry(key).or_default();
         host.keeps |= connection.is_reused;
+        host.used = Some(now);
         if host.idle.len() < usize::from(keepalive.idle_max) {
             host.idle.push(Idle { connection, since: now, timeout: keepalive.idle_timeout });
         }
@@ -180,21 +153,16 @@ impl Pool {
     }
 
     /// A fresh connection.
-    pub(crate) async fn connect_h1(self: &Rc<Self>, key: Key, endpoint: &EndpointState, upstream: &Upstream) -> Result<H1, ConnectError> {
+    pub(crate) async fn connect_h1(&self, key: Key, endpoint: &EndpointState, upstream: &Upstream) -> Result<h1::Connection, ConnectError> {
+        self.connect(key, endpoint, upstream).await.map(h1::Connection::new)
+    }
+
+    async fn connect(&self, key: Key, endpoint: &EndpointState, upstream: &Upstream) -> Result<SharedStream, ConnectError> {
         let stream = connect(endpoint.address, &upstream.transport, upstream.settings.timeouts.connect).await?;
         upstream.metrics.connections.increment(1);
-        let socket = stream.shared();
-        let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
-        let (sender, mut connection) = handshake.map_err(ConnectError::Http)?;
-        let (upgrade, upgraded) = oneshot::channel();
-        self.drive(key, async move {
-            if std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await.is_ok() {
-                let parts = connection.into_parts();
-                // Nobody waits for it unless the connection was upgraded: then it is closed here.
-                let _ = upgrade.send((parts.io.into_inner(), parts.read_buf));
-            }
-        });
-        Ok(H1 { sender, upgraded, socket, is_reused: false, is_proven: false })
+        let stream = SharedStream::new(stream);
+        self.open.borrow_mut().push((key, stream.cutter()));
+        Ok(stream)
     }
 
     /// A stream on a connection that is there, or on a fresh one. One connection is made at a time.
@@ -236,13 +204,12 @@ impl Pool {
 
     async fn dial_h2(self: &Rc<Self>, key: Key, endpoint: &EndpointState, upstream: &Upstream, now: Instant) -> Result<H2, ConnectError> {
         let _dial = Dial { pool: self, key };
-        let stream = connect(endpoint.address, &upstream.transport, upstream.settings.timeouts.connect).await?;
-        upstream.metrics.connections.increment(1);
+        let stream = self.connect(key, endpoint, upstream).await?;
         let mut builder = http2::Builder::new(LocalExecutor);
         builder.initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20).max_header_list_size(64 << 10);
         let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(ConnectError::Http)?;
-        self.drive(key, async move {
+        tokio::task::spawn_local(async move {
             // How it ended shows on its streams.
             let _ = connection.await;
         });
@@ -253,25 +220,14 @@ impl Pool {
         Ok(stream)
     }
 
-    /// Runs a connection until it ends or is cut.
-    fn drive(self: &Rc<Self>, key: Key, connection: impl Future<Output = ()> + 'static) {
-        let mut hosts = self.hosts.borrow_mut();
-        let entry = hosts.entry(key).or_default().open.vacant_key();
-        let open = Open { pool: self.clone(), key, entry };
-        let task = tokio::task::spawn_local(async move {
-            let _open = open;
-            connection.await;
-        });
-        hosts.entry(key).or_default().open.insert(task.abort_handle());
-    }
-
-    /// Closes connections that were idle for too long.
+    /// Closes connections that were idle for too long, or that the endpoint has closed.
     pub(crate) fn sweep(&self, now: Instant) {
-        for host in self.hosts.borrow_mut().values_mut() {
-            host.idle.retain(|idle| !idle.connection.sender.is_closed() && now.duration_since(idle.since) < idle.timeout);
+        self.open.borrow_mut().retain(|(_, connection)| !connection.is_closed());
+        self.hosts.borrow_mut().retain(|_, host| {
+            host.idle.retain(|idle| idle.connection.is_open() && now.duration_since(idle.since) < idle.timeout);
             host.h2.retain(|it| !it.sender.is_closed() && (it.streams.get() > 0 || now.duration_since(it.idle_since) < it.timeout));
-        }
-        self.hosts.borrow_mut().retain(|_, host| !host.is_empty());
+            !host.is_over(now)
+        });
     }
 
     /// Closes what is idle to an endpoint that is gone. What is in flight goes on.
@@ -285,10 +241,8 @@ impl Pool {
 
     /// Cuts every connection to an endpoint whose drain time is over.
     pub(crate) fn cut(&self, endpoint: u64) {
-        let hosts = self.hosts.borrow();
-        for (_, host) in hosts.iter().filter(|(key, _)| key.endpoint == endpoint) {
-            host.open.iter().for_each(|(_, connection)| connection.abort());
-        }
+        let open = self.open.borrow();
+        open.iter().filter(|(key, _)| key.endpoint == endpoint).for_each(|(_, connection)| connection.cut());
     }
 
     /// Closes all that is idle.
@@ -301,8 +255,10 @@ impl Pool {
 }
 
 impl Host {
-    fn is_empty(&self) -> bool {
-        self.idle.is_empty() && self.h2.is_empty() && self.open.is_empty() && self.h2_dial.is_none()
+    /// Whether there is nothing left to know of it.
+    fn is_over(&self, now: Instant) -> bool {
+        let is_empty = self.idle.is_empty() && self.h2.is_empty() && self.h2_dial.is_none();
+        is_empty && self.used.is_none_or(|used| now.saturating_duration_since(used) >= MEMORY)
     }
 }
 
@@ -324,23 +280,6 @@ impl Drop for Dial<'_> {
         let dial = self.pool.hosts.borrow_mut().get_mut(&self.key).and_then(|host| host.h2_dial.take());
         if let Some(dial) = dial {
             dial.notify_waiters();
-        }
-    }
-}
-
-/// The entry of an open connection. Gone when the connection is.
-struct Open {
-    pool: Rc<Pool>,
-    key: Key,
-    entry: usize,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Ok(mut hosts) = self.pool.hosts.try_borrow_mut()
-            && let Some(host) = hosts.get_mut(&self.key)
-        {
-            host.open.try_remove(self.entry);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Byte streams as the data plane sees them: with what was read ahead, and towards endpoints with or without TLS.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -146,37 +147,17 @@ fn poll_write_gathered<S: AsyncWrite>(stream: Pin<&mut S>, cx: &mut Context<'_>,
     stream.poll_write(cx, gathered.get(..end).unwrap_or_default())
 }
 
-/// A TCP stream that the pool can look at while hyper reads and writes it.
-#[derive(Clone)]
-pub(crate) struct SharedTcp(Rc<RefCell<TcpStream>>);
-
-impl SharedTcp {
-    /// Whether the peer has closed it, or sent what nobody asked for. One system call; never waits.
-    pub(crate) fn is_stale(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        match socket2::SockRef::from(&*self.0.borrow()).peek(&mut byte) {
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-            Ok(_) => true,
-        }
-    }
-}
-
 /// A stream to an endpoint.
 pub(crate) enum UpstreamStream {
-    Plain(SharedTcp),
+    Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl UpstreamStream {
-    pub(crate) fn plain(stream: TcpStream) -> Self {
-        Self::Plain(SharedTcp(Rc::new(RefCell::new(stream))))
-    }
-
-    /// A second handle on the socket, to look whether it is stale. None under TLS.
-    pub(crate) fn shared(&self) -> Option<SharedTcp> {
+    fn tcp(&self) -> &TcpStream {
         match self {
-            Self::Plain(stream) => Some(stream.clone()),
-            Self::Tls(_) => None,
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
         }
     }
 }
@@ -184,7 +165,7 @@ impl UpstreamStream {
 impl AsyncRead for UpstreamStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(&mut *stream.0.borrow_mut()).poll_read(cx, buf),
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -193,36 +174,114 @@ impl AsyncRead for UpstreamStream {
 impl AsyncWrite for UpstreamStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(&mut *stream.0.borrow_mut()).poll_write(cx, buf),
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(&mut *stream.0.borrow_mut()).poll_flush(cx),
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(&mut *stream.0.borrow_mut()).poll_shutdown(cx),
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => poll_write_gathered(Pin::new(&mut *stream.0.borrow_mut()), cx, bufs),
+            Self::Plain(stream) => poll_write_gathered(Pin::new(stream), cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(_) => true,
-            Self::Tls(stream) => stream.is_write_vectored(),
+        true
+    }
+}
+
+/// A stream to an endpoint that several hold: who reads it, who writes it, and the pool, which may have to cut it.
+#[derive(Clone)]
+pub(crate) struct SharedStream(Rc<RefCell<UpstreamStream>>);
+
+impl SharedStream {
+    pub(crate) fn new(stream: UpstreamStream) -> Self {
+        Self(Rc::new(RefCell::new(stream)))
+    }
+
+    /// Never held across an await.
+    pub(crate) fn borrow_mut(&self) -> RefMut<'_, UpstreamStream> {
+        self.0.borrow_mut()
+    }
+
+    /// Whether nothing has come from the peer, not even its end, as far as the runtime has heard. No system call.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(&mut *self.borrow_mut()).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Whether the peer has closed it, or sent what nobody asked for. One system call; never waits.
+    pub(crate) fn is_stale(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        match socket2::SockRef::from(self.0.borrow().tcp()).peek(&mut byte) {
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            Ok(_) => true,
         }
+    }
+
+    /// To cut it later, without keeping it open until then.
+    pub(crate) fn cutter(&self) -> Cutter {
+        Cutter(Rc::downgrade(&self.0))
+    }
+}
+
+/// Cuts a stream that others hold.
+pub(crate) struct Cutter(Weak<RefCell<UpstreamStream>>);
+
+impl Cutter {
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+
+    /// Ends the stream both ways: who waits for it sees it closed.
+    pub(crate) fn cut(&self) {
+        if let Some(stream) = self.0.upgrade() {
+            // Fails when the peer has closed it already.
+            let _ = socket2::SockRef::from(stream.borrow().tcp()).shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl AsyncRead for SharedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.borrow_mut()).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for SharedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.borrow_mut()).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.borrow_mut()).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 }

@@ -11,13 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::alarm::Alarm;
 use super::client::Client;
 use super::exchange::Held;
-use super::pool::Upgraded;
-use super::stream::{Prefixed, Watched};
+use super::stream::{Prefixed, SharedStream, Watched};
 use crate::routing::endpoint::Lease;
 
 /// How long an upgraded connection may be silent both ways.
@@ -64,22 +63,23 @@ impl Drop for Tunnel {
 
 /// An exchange that ended with `101 Switching Protocols`: the endpoint's side, and the lease that counts it until the tunnel ends.
 pub(crate) struct Upgrade {
-    pub(crate) upgraded: oneshot::Receiver<Upgraded>,
+    pub(crate) endpoint: SharedStream,
+    /// What was read of the endpoint beyond its response.
+    pub(crate) read_ahead: Bytes,
     pub(crate) held: Held,
 }
 
 /// Runs the tunnel that takes the place of an HTTP/1.1 connection.
 pub(crate) async fn upgraded<S: AsyncRead + AsyncWrite + Unpin>(client: &Rc<Client>, upgrade: Upgrade, stream: S, read_ahead: Bytes) {
-    let Upgrade { upgraded, mut held } = upgrade;
+    let Upgrade { endpoint, read_ahead: endpoint_ahead, mut held } = upgrade;
     client.alarm.clear();
-    let Ok((endpoint, endpoint_ahead)) = upgraded.await else { return };
     let (near, far) = (Prefixed::new(read_ahead, stream), Prefixed::new(endpoint_ahead, endpoint));
     let received = match held.lease() {
         Some(lease) => run(&client.worker.tunnels, lease, &client.alarm, UPGRADED_IDLE, near, far).await,
         None => Ok((0, 0)),
     };
     held.count(received.map_or(0, |(_, received)| usize::try_from(received).unwrap_or(usize::MAX)));
-    held.complete();
+    held.complete(None);
 }
 
 /// Copies both ways until both sides have ended, one fails, nothing moves for `idle`, or the tunnel is cut.

@@ -3,7 +3,7 @@
 //! Endpoints read requests with a parser of their own, which accepts only what RFC 9112 tells a sender to write. What it cannot read
 //! is kept as a violation and fails the test: what the proxy forwards has one reading.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -144,7 +144,14 @@ pub fn to(endpoints: &[SocketAddr], more: &str) -> String {
 
 /// An address on which nobody listens.
 pub async fn dead_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    /// The system may give a port again that it has just got back.
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address) {
+            return address;
+        }
+    }
 }
 
 // ---- bytes
