@@ -8,6 +8,7 @@ mod support;
 
 mod changes;
 mod clients;
+mod endpoints;
 mod forwarding;
 mod framing;
 mod h2;
