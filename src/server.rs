@@ -19,6 +19,7 @@ use crate::control::{self, Control};
 use crate::discovery::{Provider, Supervisor};
 use crate::metrics::{self as names, Meter, Registry};
 use crate::names::Name;
+use crate::proxy::warnings::Warnings;
 use crate::proxy::worker::{Command, WorkerContext, WorkerThread};
 use crate::routing::RoutingTable;
 use crate::routing::compile::Context;
@@ -78,6 +79,7 @@ pub struct Server {
     stop_control: watch::Sender<bool>,
     control: Option<std::thread::JoinHandle<()>>,
     access_log: Option<AccessLogWriter>,
+    warnings: Arc<Warnings>,
 }
 
 impl Default for ServerBuilder {
@@ -162,13 +164,15 @@ impl ServerBuilder {
         let admin = admin_socket.as_ref().and_then(|socket| socket.local_addr().ok());
         let table = Arc::new(ArcSwap::from_pointee(RoutingTable::default()));
         let unrouted = meter.counter(names::REQUESTS_UNROUTED, &[]);
-        let workers = start_workers(self.workers, &WorkerContext { table: table.clone(), access_log, unrouted })?;
+        let warnings = Arc::<Warnings>::default();
+        let shared = WorkerContext { table: table.clone(), access_log, unrouted, warnings: warnings.clone() };
+        let workers = start_workers(self.workers, &shared)?;
         let (stop_control, stop) = watch::channel(false);
         let parts =
             ControlParts { providers: self.providers, context, workers: workers.clone(), table, admin_socket, registry: registry.clone() };
         let (status, control) = parts.start(stop)?;
         let drain_timeout = self.drain_timeout;
-        Ok(Server { status, registry, workers, admin, drain_timeout, stop_control, control: Some(control), access_log: writer })
+        Ok(Server { status, registry, workers, admin, drain_timeout, stop_control, control: Some(control), access_log: writer, warnings })
     }
 
     fn keys(&self) -> Result<Vec<StickyKey>, StartError> {
@@ -370,6 +374,7 @@ impl Server {
             let _ = control.join();
         }
         wait_for(&self.workers, Instant::now() + Duration::from_secs(2));
+        self.warnings.tell_all();
         if let Some(writer) = self.access_log.take() {
             writer.join();
         }

@@ -447,6 +447,66 @@ async fn what_outlives_the_drain_timeout_is_cut_and_counted() {
     slow.abort();
 }
 
+/// An endpoint that is down fails every request. The log says so, and how often, in few lines.
+#[tokio::test]
+async fn failed_requests_do_not_flood_the_log() {
+    const CLIENTS: usize = 4;
+    const REQUESTS: usize = 1_000;
+    let started = Instant::now();
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mut proxy = Running::ready(&["--listen", "127.0.0.1:0", "--to", &dead.to_string()]).await;
+    let address = proxy.bound("default").await.unwrap();
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        clients.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            for _ in 0..REQUESTS {
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+                assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 502 "));
+                stream.read_exact(&mut [0; "502 Bad Gateway\n".len()]).await.unwrap();
+            }
+        });
+    }
+    timeout(DEADLINE, clients.join_all()).await.unwrap();
+    proxy.signal(Signal::TERM);
+    let said = proxy.until_says("ended: nothing was cut").await;
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("connect_refused")).collect();
+    let more = |line: &str| -> usize {
+        let Some((_, more)) = line.split_once("(and ") else { return 0 };
+        more.split(' ').next().unwrap().replace(',', "").parse().unwrap()
+    };
+    assert_eq!(lines.iter().map(|line| 1 + more(line)).sum::<usize>(), CLIENTS * REQUESTS, "{said}");
+    // One at once, one each second, and one at the end.
+    assert!(lines.len() as u64 <= 2 + started.elapsed().as_secs(), "{said}");
+    assert_eq!(proxy.end().await, Some(0));
+}
+
+/// Whoever reads the log may be stuck: then lines are lost, not requests.
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_no_traffic() {
+    let endpoint = Endpoint::start("well").await;
+    let to = endpoint.address.to_string();
+    let mut child =
+        nuncio(&["run", "-v", "--admin", "off", "--listen", "127.0.0.1:0", "--to", &to]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening") {
+        line.clear();
+        assert!(timeout(DEADLINE, log.read_line(&mut line)).await.unwrap().unwrap() > 0, "it ended");
+    }
+    let address: SocketAddr = line.split_once(" address=").unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    // Each of them is worth a line of 80 bytes or more; a pipe holds 64 KiB.
+    for _ in 0..1_500 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"\0\r\n\r\n").await.unwrap();
+        assert!(timeout(DEADLINE, read_head(&mut stream)).await.unwrap().starts_with("HTTP/1.1 400 "));
+    }
+    assert_eq!(timeout(DEADLINE, get(address, "/")).await.unwrap().unwrap(), (200, "well".into()));
+    kill_process(Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap(), Signal::TERM).unwrap();
+    assert_eq!(timeout(DEADLINE, child.wait()).await.unwrap().unwrap().code(), Some(0), "it ends although nobody reads");
+    drop(log);
+}
+
 #[tokio::test]
 async fn not_ready_says_what_is_missing() {
     let mut proxy = Running::start(&["run", "--admin", "127.0.0.1:0", "--provider", "etcd://127.0.0.1:1", "--listen", "127.0.0.1:0"]);

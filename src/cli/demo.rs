@@ -33,7 +33,7 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHO
 
 /// Runs until a signal ends it.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    logging::start_filtered("error,nuncio::health=info".parse()?);
+    let _log = logging::start_filtered("error,nuncio::health=info".parse()?);
     super::runtime()?.block_on(demo(args.port))
 }
 

@@ -58,7 +58,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     let file = args.file.as_ref().map(|path| (path.clone(), read(path, &file_name())));
     let server = args.flags.over(file.as_ref().map(|(_, config)| config.server.clone()).unwrap_or_default());
-    logging::start(server.log_level);
+    let log = logging::start(server.log_level);
     let is_alone = args.listen.is_empty() && urls.is_empty();
     if let Some((path, config)) = &file {
         refuse_errors(path, config, is_alone && config.providers.is_empty())?;
@@ -67,7 +67,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     tracing::debug!(?open_files, workers = ?server.workers, data_dir = ?server.data_dir, "starting");
     let builder = settings::apply(&server, Server::builder())?;
     let builder = add_providers(builder, &args, file, urls);
-    super::runtime()?.block_on(serve(builder, &server))
+    super::runtime()?.block_on(serve(builder, &server, log))
 }
 
 const NOTHING_TO_RUN: &str = "there is nothing to run. Say where requests go, in one of three ways:
@@ -163,7 +163,7 @@ fn of_flags(listen: &[SocketAddr], to: &[SocketAddr]) -> RoutingConfig {
     config
 }
 
-async fn serve(builder: ServerBuilder, settings: &ServerConfig) -> Result<(), Failure> {
+async fn serve(builder: ServerBuilder, settings: &ServerConfig, log: logging::Log) -> Result<(), Failure> {
     // Before the server starts, so that a signal never meets the system's default.
     let mut signals = Signals::catch()?;
     let server = builder.start().map_err(|error| Failure::Message(explain(&error, settings)))?;
@@ -182,6 +182,7 @@ async fn serve(builder: ServerBuilder, settings: &ServerConfig) -> Result<(), Fa
         }
         signal = signals.end() => {
             tracing::warn!("{signal} again: ending at once");
+            drop(log);
             #[expect(clippy::disallowed_methods, reason = "the second signal asks for an end without any further step")]
             std::process::exit(1)
         }

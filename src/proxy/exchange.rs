@@ -31,6 +31,7 @@ use super::h1;
 use super::head;
 use super::pool::Key;
 use super::tunnel::Upgrade;
+use super::warnings::Warning;
 use crate::access::AccessEntry;
 use crate::config::upstream::{HostHeader, UpstreamProtocol};
 use crate::middleware::{self, Flow, Verdict};
@@ -666,8 +667,7 @@ impl Held {
             log.failure = Some((failure.fault.as_str(), failure.cause));
         }
         if failure.fault != super::error::Fault::Client && failure.cause != "no_route" {
-            let route = self.route.as_ref().map_or("-", |route| route.name.as_str());
-            tracing::warn!(route, fault = failure.fault.as_str(), status = failure.status.as_u16(), "{failure}");
+            self.warn(Some(failure.status), failure.cause, failure.to_string());
         }
     }
 
@@ -698,9 +698,18 @@ impl Held {
         }
         if let Some(Target::Upstream(upstream)) = self.route.as_ref().map(|route| &route.target) {
             upstream.metrics.error(cause);
-            let endpoint = self.lease.as_ref().map(Lease::address);
-            tracing::warn!(upstream = %upstream.name, ?endpoint, "response cut short: {cause}");
+            let endpoint = self.lease.as_ref().map_or_else(String::new, |lease| format!(", endpoint {}", lease.address()));
+            self.warn(self.status, cause, format!("response cut short: {cause}{endpoint}"));
         }
+    }
+
+    fn warn(&self, status: Option<StatusCode>, cause: &'static str, text: String) {
+        let route = self.route.as_ref();
+        let upstream = route.and_then(|route| match &route.target {
+            Target::Upstream(upstream) => Some(upstream.name.clone()),
+            Target::Answered | Target::Closed(_) => None,
+        });
+        self.client.worker.warn(Warning { route: route.map(|route| route.name.clone()), upstream, status, cause, text });
     }
 
     /// The last byte of the response was read: the connection, if it is given, may serve another request.

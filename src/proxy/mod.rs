@@ -16,6 +16,7 @@
 //! | `tcp` | one client connection of a TCP listener |
 //! | `alarm` | time limits |
 //! | `error` | whose fault it was |
+//! | [`warnings`] | what the log says of requests that fail, however many do |
 //!
 //! Nothing here waits for the control plane, and nothing looks up a name.
 
@@ -35,4 +36,5 @@ mod pool;
 mod stream;
 mod tcp;
 mod tunnel;
+pub mod warnings;
 pub mod worker;

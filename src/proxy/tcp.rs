@@ -14,6 +14,7 @@ use super::connect::connect;
 use super::listener::ListenerHandle;
 use super::stream::UpstreamStream;
 use super::tunnel;
+use super::warnings::Warning;
 use super::worker::Worker;
 use crate::config::listener::ListenerTimeouts;
 use crate::routing::endpoint::Lease;
@@ -42,7 +43,10 @@ async fn forward<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, route: 
     let counted = Counted::begin(route);
     let upstream = match &route.target {
         Target::Upstream(upstream) => upstream,
-        Target::Closed(reason) => return tracing::warn!(route = %route.name, %peer, "closed: {reason}"),
+        Target::Closed(reason) => {
+            let text = format!("closed a connection of {peer}: {reason}");
+            return worker.warn(Warning { route: Some(route.name.clone()), upstream: None, status: None, cause: "route_closed", text });
+        }
         Target::Answered => return,
     };
     let Some((lease, far)) = connect_to_any(worker, upstream, peer).await else { return };
@@ -82,6 +86,7 @@ impl Drop for Counted<'_> {
 }
 
 async fn connect_to_any(worker: &Worker, upstream: &Arc<Upstream>, peer: SocketAddr) -> Option<(Lease, UpstreamStream)> {
+    let warn = |cause, text| worker.warn(Warning { route: None, upstream: Some(upstream.name.clone()), status: None, cause, text });
     let mut tried = Vec::new();
     while tried.len() <= usize::from(upstream.settings.retries) {
         let request = PickRequest { tried: &tried, ..PickRequest::new(peer.ip(), worker.random()) };
@@ -93,12 +98,12 @@ async fn connect_to_any(worker: &Worker, upstream: &Arc<Upstream>, peer: SocketA
             }
             Err(error) => {
                 upstream.metrics.retry(error.cause());
-                tracing::warn!(upstream = %upstream.name, endpoint = %picked.lease.address(), "{error}");
+                warn(error.cause(), format!("endpoint {}: {error}", picked.lease.address()));
                 tried.push(picked.lease.endpoint().id);
             }
         }
     }
     upstream.metrics.error("no_endpoint");
-    tracing::warn!(upstream = %upstream.name, %peer, tried = tried.len(), "closed: no endpoint could be reached");
+    warn("no_endpoint", format!("closed a connection of {peer}: none of {} endpoints tried could be reached", tried.len()));
     None
 }

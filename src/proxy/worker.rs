@@ -17,6 +17,7 @@ use super::alarm::{Alarms, TICK};
 use super::listener::{ListenerHandle, ListenerShared};
 use super::pool::Pool;
 use super::tunnel::Tunnels;
+use super::warnings::{Warning, Warnings};
 use crate::access::AccessLog;
 use crate::names::Name;
 use crate::routing::RoutingTable;
@@ -55,6 +56,8 @@ pub struct WorkerContext {
     pub access_log: Option<AccessLog>,
     /// Requests answered before a route was found.
     pub unrouted: Counter,
+    /// What is said of single requests and connections.
+    pub warnings: Arc<Warnings>,
 }
 
 /// The state of one worker.
@@ -64,6 +67,7 @@ pub(crate) struct Worker {
     pub(crate) tunnels: Rc<Tunnels>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) unrouted: Counter,
+    warnings: Arc<Warnings>,
     table: RefCell<arc_swap::Cache<Arc<ArcSwap<RoutingTable>>, Arc<RoutingTable>>>,
     random: Cell<u64>,
     is_draining: Cell<bool>,
@@ -79,6 +83,7 @@ impl Worker {
             tunnels: Rc::default(),
             access_log: context.access_log,
             unrouted: context.unrouted,
+            warnings: context.warnings,
             table: RefCell::new(arc_swap::Cache::new(context.table)),
             random: Cell::new(seed),
             is_draining: Cell::new(false),
@@ -100,6 +105,11 @@ impl Worker {
         let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         mixed ^ (mixed >> 31)
+    }
+
+    /// Warns of one request or connection, without flooding the log.
+    pub(crate) fn warn(&self, warning: Warning) {
+        self.warnings.warn(warning, self.alarms.now());
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -133,6 +143,7 @@ impl Worker {
     fn tick(&self, now: Instant) {
         self.alarms.tick(now);
         self.pool.sweep(now);
+        self.warnings.tell(now);
     }
 
     fn obey(self: &Rc<Self>, command: Command) {
