@@ -14,6 +14,7 @@ use metrics::Recorder;
 use tokio::sync::{oneshot, watch};
 
 use crate::access::{self, AccessLog, AccessLogWriter};
+use crate::config::AdminHost;
 use crate::control::status::Status;
 use crate::control::{self, Control};
 use crate::discovery::{Provider, Supervisor};
@@ -34,6 +35,7 @@ pub struct ServerBuilder {
     access_log: Option<(access::Sink, access::Format)>,
     recorder: Option<Arc<dyn Recorder + Send + Sync>>,
     admin: Option<SocketAddr>,
+    admin_hosts: Vec<AdminHost>,
     providers: Vec<Box<dyn Provider>>,
 }
 
@@ -92,6 +94,7 @@ impl Default for ServerBuilder {
             access_log: None,
             recorder: None,
             admin: None,
+            admin_hosts: Vec::new(),
             providers: Vec::new(),
         }
     }
@@ -141,6 +144,12 @@ impl ServerBuilder {
         Self { admin: Some(address), ..self }
     }
 
+    /// Names by which the admin API may be asked for, beside IP addresses and `localhost`. Default: none.
+    #[must_use]
+    pub fn admin_hosts(self, names: Vec<AdminHost>) -> Self {
+        Self { admin_hosts: names, ..self }
+    }
+
     /// Adds a source of routing configuration. Of objects with one name in several sources, that of the first one counts.
     #[must_use]
     pub fn provider(mut self, provider: impl Provider) -> Self {
@@ -168,8 +177,9 @@ impl ServerBuilder {
         let shared = WorkerContext { table: table.clone(), access_log, unrouted, warnings: warnings.clone() };
         let workers = start_workers(self.workers, &shared)?;
         let (stop_control, stop) = watch::channel(false);
+        let admin_api = admin_socket.map(|socket| (socket, self.admin_hosts));
         let parts =
-            ControlParts { providers: self.providers, context, workers: workers.clone(), table, admin_socket, registry: registry.clone() };
+            ControlParts { providers: self.providers, context, workers: workers.clone(), table, admin_api, registry: registry.clone() };
         let (status, control) = parts.start(stop)?;
         let drain_timeout = self.drain_timeout;
         Ok(Server { status, registry, workers, admin, drain_timeout, stop_control, control: Some(control), access_log: writer, warnings })
@@ -251,7 +261,8 @@ struct ControlParts {
     context: Context,
     workers: Arc<[WorkerThread]>,
     table: Arc<ArcSwap<RoutingTable>>,
-    admin_socket: Option<std::net::TcpListener>,
+    /// Its socket, and the names by which it may be asked for.
+    admin_api: Option<(std::net::TcpListener, Vec<AdminHost>)>,
     registry: Option<Arc<Registry>>,
 }
 
@@ -277,8 +288,8 @@ impl ControlParts {
         let control = Control::new(supervisor, self.context, self.workers, self.table, status.clone());
         let _ = started.send(status.clone());
         let admin = async {
-            if let Some(socket) = self.admin_socket {
-                crate::admin::serve(socket, status, self.registry, stop.clone()).await;
+            if let Some((socket, hosts)) = self.admin_api {
+                crate::admin::serve(socket, hosts, status, self.registry, stop.clone()).await;
             }
         };
         tokio::join!(control.run(stop.clone()), admin);

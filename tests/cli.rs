@@ -348,6 +348,33 @@ async fn the_admin_api_answers_get_to_those_who_name_it_by_address() {
     assert_eq!(status(&["-0", "-H", "Host:", &url("/livez")]).await, "200");
 }
 
+/// Prometheus asks for the name that it was given.
+#[tokio::test]
+async fn the_admin_api_answers_to_the_names_that_are_listed() {
+    let directory = Directory::new();
+    let text = config("127.0.0.1:1".parse().unwrap());
+    let file = directory.write("a.toml", &format!("{text}[server]\nadmin_hosts = ['nuncio.internal', '*.example.com']\n"));
+    let (listed, flagged) = (Running::ready(&[&file]).await, Running::ready(&[&file, "--admin-host", "other.test"]).await);
+    let ask = async |proxy: &Running, host: &str| {
+        let host = format!("Host: {host}");
+        curl(&["-w", "%{http_code}", "-H", &host, &format!("http://{}/metrics", proxy.admin())]).await
+    };
+    for host in ["nuncio.internal", "Nuncio.Internal:8182", "eu.example.com", "localhost"] {
+        assert!(ask(&listed, host).await.ends_with("200"), "{host}");
+    }
+    for host in ["example.com", "evil.test", "other.test"] {
+        let refusal = ask(&listed, host).await;
+        assert!(refusal.ends_with("403") && refusal.contains("--admin-host NAME") && refusal.contains("`admin_hosts`"), "{refusal}");
+    }
+    assert!(ask(&flagged, "other.test").await.ends_with("200"));
+    assert!(ask(&flagged, "nuncio.internal").await.ends_with("403"), "flags take the place of what the file says");
+    for (text, help) in [("admin_host = []", "did you mean `admin_hosts`?"), ("admin_hosts = ['a.test:80']", "leave out scheme, port")] {
+        let file = directory.write("bad.toml", &format!("[server]\n{text}\n"));
+        let (code, stdout, _) = finish(&["check", &file]).await;
+        assert!(code == 1 && stdout.contains("bad.toml:2:") && stdout.contains(help), "{stdout}");
+    }
+}
+
 #[tokio::test]
 async fn an_edit_is_live_within_100_ms() {
     let (one, two) = (Endpoint::start("one").await, Endpoint::start("two").await);

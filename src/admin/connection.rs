@@ -55,7 +55,7 @@ pub(super) async fn converse(stream: TcpStream, source: Source) {
 }
 
 fn answer<B>(request: &Request<B>, source: &Source) -> Answer {
-    if let Err(host) = host::check(request) {
+    if let Err(host) = host::check(request, &source.hosts) {
         return answer::error(StatusCode::FORBIDDEN, &host::refusal(&host));
     }
     let path = request.uri().path();

@@ -22,6 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::AdminHost;
 use crate::control::status::Status;
 use crate::metrics::Registry;
 
@@ -45,18 +46,26 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// What answers are made of.
 #[derive(Clone)]
 struct Source {
+    /// Names by which it may be asked for.
+    hosts: Arc<[AdminHost]>,
     status: Arc<Status>,
     /// None: metrics go to a recorder of the program that embeds us.
     registry: Option<Arc<Registry>>,
 }
 
-/// Answers on `socket` until `stop` is true.
-pub async fn serve(socket: std::net::TcpListener, status: Arc<Status>, registry: Option<Arc<Registry>>, mut stop: watch::Receiver<bool>) {
+/// Answers on `socket` until `stop` is true. `hosts` are the names by which it may be asked for.
+pub async fn serve(
+    socket: std::net::TcpListener,
+    hosts: Vec<AdminHost>,
+    status: Arc<Status>,
+    registry: Option<Arc<Registry>>,
+    mut stop: watch::Receiver<bool>,
+) {
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("admin API: cannot register its socket: {error}"),
     };
-    let source = Source { status, registry };
+    let source = Source { hosts: hosts.into(), status, registry };
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let (tasks, end) = (TaskTracker::new(), CancellationToken::new());
     loop {

@@ -53,7 +53,7 @@ Exit codes: 0 all is well, 1 something is wrong, 2 the command line cannot be un
 
 #[derive(Subcommand)]
 enum Command {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Check(check::Args),
     Demo(demo::Args),
     Routes(routes::Args),
@@ -82,7 +82,7 @@ impl<E: std::fmt::Display> From<E> for Failure {
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
         Command::Check(args) => check::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Routes(args) => routes::run(&args),

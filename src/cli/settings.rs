@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nuncio::access;
-use nuncio::config::ServerConfig;
 use nuncio::config::server::{AccessLog, AccessLogFormat, AccessLogPath, Admin, LogLevel};
+use nuncio::config::{AdminHost, ServerConfig};
 use nuncio::control::check::sticky_key;
 use nuncio::server::ServerBuilder;
 
@@ -18,6 +18,9 @@ pub(super) struct Flags {
     /// Where the admin API listens, or "off". It has no authentication: keep it on loopback [default: 127.0.0.1:8182]
     #[arg(long, value_name = "ADDR|off", value_parser = Admin::parse)]
     admin: Option<Admin>,
+    /// A name by which the admin API may be asked for, or "*.example.com" for all below one. Addresses and localhost need none
+    #[arg(long, value_name = "NAME", value_parser = AdminHost::parse)]
+    admin_host: Vec<AdminHost>,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = parse_workers)]
     workers: Option<usize>,
@@ -46,6 +49,7 @@ impl Flags {
     pub(super) fn over(&self, file: ServerConfig) -> ServerConfig {
         ServerConfig {
             admin: self.admin.unwrap_or(file.admin),
+            admin_hosts: if self.admin_host.is_empty() { file.admin_hosts } else { self.admin_host.clone() },
             workers: self.workers.or(file.workers),
             data_dir: self.data_dir.clone().or(file.data_dir).or_else(state_directory),
             drain_timeout: self.drain_timeout.unwrap_or(file.drain_timeout),
@@ -89,7 +93,7 @@ pub(super) fn apply(server: &ServerConfig, mut builder: ServerBuilder) -> Result
         builder = builder.data_dir(data_dir);
     }
     if let Admin::Address(address) = server.admin {
-        builder = builder.admin(address);
+        builder = builder.admin(address).admin_hosts(server.admin_hosts.clone());
     }
     if let Some(key) = sticky_key(server)? {
         builder = builder.sticky_keys(vec![key]);

@@ -7,7 +7,7 @@
 //! | [`problem`] | what is wrong with an object, where, and how to mend it |
 //! | [`decode`] | TOML and JSON text → objects and problems |
 //! | [`files`], [`check`] | a file or directory as it was last read well; what is wrong with it |
-//! | [`server`], [`providers`] | the settings of the process that live in the same file |
+//! | [`server`], [`admin_host`], [`providers`] | the settings of the process that live in the same file |
 //!
 //! Below [`decode`]: `node` (a parsed text in which every value knows its bytes), `deserialize` (nodes as a serde format),
 //! `token` (strings and their escapes), `source` (lines, columns, snippets), `secrets` (what is never shown), [`suggest`] (did you mean …?).
@@ -20,6 +20,7 @@ use crate::duration;
 use crate::middleware::Middleware;
 use crate::names::Name;
 
+pub mod admin_host;
 pub mod certificate;
 pub mod check;
 mod cookie;
@@ -39,6 +40,7 @@ pub mod suggest;
 mod token;
 pub mod upstream;
 
+pub use admin_host::AdminHost;
 pub use certificate::{Certificate, Pem};
 pub use listener::Listener;
 pub use problem::Problem;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::duration;
+use super::{AdminHost, duration};
 
 /// The settings of the process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,10 @@ pub struct ServerConfig {
     pub workers: Option<usize>,
     /// The address of the admin API and dashboard, or `"off"`. Default `"127.0.0.1:8182"`.
     pub admin: Admin,
+    /// Names by which the admin API may be asked for, `*.` standing for any labels: `"nuncio.internal"`, `"*.example.com"`. Requests by
+    /// IP address or `localhost` are always answered, all others refused, because a web page could send them through a name of its own
+    /// (DNS rebinding). Default: none.
+    pub admin_hosts: Vec<AdminHost>,
     /// Where is kept what must survive a restart: the key of sticky cookies. Default: nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
@@ -45,6 +49,7 @@ impl Default for ServerConfig {
         Self {
             workers: None,
             admin: Admin::default(),
+            admin_hosts: Vec::new(),
             data_dir: None,
             drain_timeout: Duration::from_secs(30),
             access_log: None,
@@ -261,7 +266,7 @@ mod tests {
     #[test]
     fn survives_being_written_and_read() {
         let text = format!(
-            "workers = 4\nadmin = \"off\"\ndata_dir = \"/var/lib/nuncio\"\ndrain_timeout = \"1m\"\naccess_log = {{ path = \"/log\", format = \"common\" }}\nsticky_key = \"{}\"\nlog_level = \"debug\"",
+            "workers = 4\nadmin = \"off\"\nadmin_hosts = [\"*.example.com\"]\ndata_dir = \"/var/lib/nuncio\"\ndrain_timeout = \"1m\"\naccess_log = {{ path = \"/log\", format = \"common\" }}\nsticky_key = \"{}\"\nlog_level = \"debug\"",
             "0a".repeat(32)
         );
         let config = check(&text).unwrap();
@@ -275,6 +280,7 @@ mod tests {
             ("workers = 0", "0 workers"),
             ("workers = 2000", "2000 workers"),
             ("admin = \"on\"", "nor \"off\""),
+            ("admin_hosts = [\"a.test:80\"]", "leave out scheme, port"),
             ("sticky_key = \"geheim\"", "64 hex digits"),
             ("access_log = { path = \"\" }", "must not be empty"),
         ] {
