@@ -98,6 +98,11 @@ impl Alarm {
         })
     }
 
+    /// Whether it has fired.
+    pub(crate) fn has_fired(&self) -> bool {
+        self.update(|entry, _| entry.has_fired)
+    }
+
     fn update<T: Default>(&self, change: impl FnOnce(&mut Entry, Instant) -> T) -> T {
         let now = self.alarms.now.get();
         self.alarms.entries.borrow_mut().get_mut(self.key).map_or_else(T::default, |entry| change(entry, now))

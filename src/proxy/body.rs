@@ -221,10 +221,6 @@ impl UpstreamBody {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        if self.held.is_over(cx) {
-            self.held.fail("route_timeout");
-            return Poll::Ready(Some(Err(BodyError::TimedOut)));
-        }
         match self.received.poll_frame(cx) {
             Poll::Pending if !self.is_awaited => {
                 self.is_awaited = true;

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
@@ -38,6 +38,8 @@ pub(crate) struct Client {
     pub(crate) upgrade: RefCell<Option<Upgrade>>,
     /// What requests tell of the peer, with the settings they were made for.
     peer_headers: RefCell<(Arc<Listener>, PeerHeaders)>,
+    /// The end of the time that a route gives to the request in progress. HTTP/2: the task of its stream takes it from here.
+    pub(crate) deadline: RefCell<Option<Rc<Alarm>>>,
     phase: Cell<Phase>,
     streams: Cell<u32>,
 }
@@ -104,6 +106,7 @@ impl Client {
             alarm,
             upgrade,
             peer_headers,
+            deadline: RefCell::default(),
             phase,
             streams,
         })
@@ -138,7 +141,13 @@ impl Client {
         if self.phase.get() == Phase::Exchange {
             self.phase.set(Phase::Idle);
             self.alarm.set(self.timeouts.client_idle);
+            self.deadline.take();
         }
+    }
+
+    /// HTTP/1.1: whether a limit is over, so that the connection is to end.
+    pub(crate) fn is_over(&self, cx: &Context<'_>) -> bool {
+        self.alarm.poll(cx) || self.deadline.borrow().as_ref().is_some_and(|deadline| deadline.poll(cx))
     }
 
     /// HTTP/2 begins.

@@ -110,7 +110,9 @@ async fn run(
         })
         .await
     };
-    held.deadline = Some(deadline);
+    if answer.is_ok() {
+        held.end_by(deadline);
+    }
     answer
 }
 
@@ -633,7 +635,7 @@ pub(crate) struct Held {
     is_complete: bool,
     log: Option<Box<AccessEntry>>,
     /// The end of the time that the route gives to a request as a whole, if it does.
-    deadline: Option<Alarm>,
+    deadline: Option<Rc<Alarm>>,
 }
 
 impl Held {
@@ -659,6 +661,13 @@ impl Held {
     fn begin(&mut self, route: Arc<Route>) {
         route.metrics.begin();
         self.route = Some(route);
+    }
+
+    /// The response, too, is to be over by this deadline, which whoever polls the exchange from now on looks at.
+    fn end_by(&mut self, deadline: Alarm) {
+        let deadline = Rc::new(deadline);
+        *self.client.deadline.borrow_mut() = Some(deadline.clone());
+        self.deadline = Some(deadline);
     }
 
     /// Notes why there is no endpoint's answer.
@@ -750,8 +759,10 @@ impl Held {
     }
 
     /// Hands the exchange over to the tunnel that takes the connection's place.
-    fn switch(self, mut head: http::response::Parts, protocol: Option<HeaderValue>, received: Received) -> Response<ResponseBody> {
+    fn switch(mut self, mut head: http::response::Parts, protocol: Option<HeaderValue>, received: Received) -> Response<ResponseBody> {
         let client = self.client.clone();
+        // The tunnel has its own limit.
+        self.deadline = None;
         if let Received::H1(download) = received
             && let Some((endpoint, read_ahead)) = download.switch()
         {
@@ -764,11 +775,6 @@ impl Held {
         Response::from_parts(head, ResponseBody::Empty)
     }
 
-    /// Whether the time of the request as a whole is over.
-    pub(crate) fn is_over(&self, cx: &std::task::Context<'_>) -> bool {
-        self.deadline.as_ref().is_some_and(|deadline| deadline.poll(cx))
-    }
-
     /// The endpoint, as long as it is in use.
     pub(crate) fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
@@ -778,6 +784,9 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if !self.is_complete {
+            if self.deadline.as_ref().is_some_and(|deadline| deadline.has_fired()) {
+                self.fail("route_timeout");
+            }
             self.finish();
         }
     }

@@ -20,12 +20,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::body::ResponseBody;
 use super::client::{Client, Stream};
+use super::deadline::Streams;
 use super::exchange::answer;
 use super::flood::{Budget, Metered, REQUEST_FORGIVES};
 use super::listener::ListenerHandle;
 use super::stream::{Prefixed, Watched};
 use super::tunnel;
-use super::worker::{LocalExecutor, Worker};
+use super::worker::Worker;
 use crate::config::listener::ListenerLimits;
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4).
@@ -97,13 +98,13 @@ async fn serve_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
         }
         match polled {
             Poll::Ready(end) => Poll::Ready(Some(end)),
-            Poll::Pending if client.alarm.poll(cx) => Poll::Ready(None),
+            Poll::Pending if client.is_over(cx) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
     })
     .await;
     match end {
-        None => tracing::debug!(peer = %client.peer, "closed: nothing came, or went, for too long"),
+        None => tracing::debug!(peer = %client.peer, "closed: nothing came, or went, for too long, or a request took too long"),
         Some(Err(error)) => tracing::debug!(peer = %client.peer, "closed: {error}"),
         Some(Ok(())) => {
             let upgrade = client.upgrade.borrow_mut().take();
@@ -131,7 +132,7 @@ async fn serve_h2<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
         })
     });
     let io = TokioIo::new(Watched::new(stream, |direction| client.progress(direction)));
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(Streams(client.clone()));
     builder
         .max_concurrent_streams(limits.h2_streams)
         .max_header_list_size(limits.header_bytes)

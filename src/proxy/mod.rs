@@ -14,7 +14,7 @@
 //! | [`h1`] | HTTP/1.1 towards endpoints |
 //! | `tunnel` | bytes both ways: after an upgrade, and for TCP |
 //! | `tcp` | one client connection of a TCP listener |
-//! | `alarm` | time limits |
+//! | `alarm`, `deadline` | time limits |
 //! | `error` | whose fault it was |
 //! | [`warnings`] | what the log says of requests that fail, however many do |
 //!
@@ -24,6 +24,7 @@ mod alarm;
 mod body;
 mod client;
 mod connect;
+mod deadline;
 mod error;
 mod exchange;
 mod flood;

@@ -266,3 +266,30 @@ async fn honest_clients_keep_their_connection() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
+
+/// A client that does not open its window is given no more time than the route gives; the connection goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_bounds_a_stream_that_nobody_reads() {
+    let endpoint = Endpoint::start(|mut conn| async move {
+        conn.request().await.unwrap();
+        if conn.number > 0 {
+            return conn.respond(200, "quick").await;
+        }
+        conn.wire.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n").await;
+        while conn.wire.try_send([0; 1 << 16]).await.is_ok() {}
+    })
+    .await;
+    let config = to(&[endpoint.address], "").replace("[upstreams.web]", "timeout = \"1s\"\n[upstreams.web]");
+    let proxy = Proxy::start(&config).await;
+    let mut client = connect(&proxy).await;
+    let started = std::time::Instant::now();
+    client.send(request(1)).await;
+    assert!(matches!(answer(&mut client).await, Answer::Headers(block) if block[0] == STATUS_200));
+    assert_eq!(answer(&mut client).await, Answer::Reset);
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    eventually("the endpoint is let go", || endpoint.open() == 0).await;
+    let line = "nuncio_upstream_errors_total{upstream=\"web\",cause=\"route_timeout\"} 1\n";
+    assert!(proxy.server.metrics().contains(line), "{}", proxy.server.metrics());
+    client.send(request(3)).await;
+    assert!(matches!(answer(&mut client).await, Answer::Headers(block) if block[0] == STATUS_200));
+}

@@ -284,6 +284,29 @@ async fn a_route_bounds_a_request_as_a_whole() {
     eventually("the endpoint is let go", || endpoint.open() == 0).await;
 }
 
+/// A client that does not read is given no more time than the route gives: far less than it may be idle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_bounds_a_response_that_nobody_reads() {
+    let endpoint = Endpoint::start(|mut conn| async move {
+        conn.request().await.unwrap();
+        conn.wire.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n").await;
+        while conn.wire.try_send([0; 1 << 16]).await.is_ok() {}
+    })
+    .await;
+    let config = to(&[endpoint.address], "").replace("[upstreams.web]", "timeout = \"1s\"\n[upstreams.web]");
+    let proxy = Proxy::start(&config).await;
+    let mut client = proxy.connect().await;
+    let started = Instant::now();
+    client.send(GET).await;
+    assert_eq!(client.response_head().await.status(), 200);
+    eventually("the endpoint is let go", || endpoint.open() == 0).await;
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    let has = |line: &str| proxy.server.metrics().lines().any(|it| it == line);
+    eventually("the connection is closed", || has("nuncio_connections_open{listener=\"web\"} 0")).await;
+    assert!(has("nuncio_upstream_errors_total{upstream=\"web\",cause=\"route_timeout\"} 1"), "{}", proxy.server.metrics());
+    client.rest().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_lets_its_endpoint_go() {
     let endpoint = Endpoint::start(|mut conn| async move { while conn.request().await.is_some() {} }).await;
