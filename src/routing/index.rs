@@ -267,6 +267,25 @@ mod tests {
         check(&routes, "x.org", "/", None);
     }
 
+    /// One route for all the hosts of a large site.
+    #[test]
+    fn a_thousand_hosts_may_share_a_rule() {
+        let name = |number: usize| format!("tenant-{number}.customers.example.com");
+        let hosts = (0..1000).map(|number| format!("`{}`", name(number))).collect::<Vec<_>>().join(", ");
+        let rule = Rule::parse(&format!("Host({hosts}) && PathPrefix(`/a`, `/b`)")).expect("valid");
+        let samples = [Sample { rule, ..Sample::new("tenants", "Path(`/`)") }, Sample::new("rest", "PathPrefix(`/`)")];
+        let (index, conflicts) = build(&samples);
+        assert_eq!((conflicts.len(), index.exact.len()), (0, 1000));
+        let (headers, client_ip) = (HeaderMap::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        for number in 0..1001 {
+            for path in ["/a", "/b/x", "/c"] {
+                let request = RequestView { host: &name(number), path, query: None, method: &Method::GET, headers: &headers, client_ip };
+                let expected = if number < 1000 && path != "/c" { 0 } else { 1 };
+                assert_eq!(index.find(&request, &Name::literal("web")), Some(expected), "{}{path}", name(number));
+            }
+        }
+    }
+
     #[test]
     fn reports_routes_that_match_alike() {
         let mut samples = vec![

@@ -37,6 +37,15 @@ impl Expr {
         }
     }
 
+    /// How many predicates it was written with.
+    pub(crate) fn predicates(&self) -> usize {
+        match self {
+            Self::Predicate(_) => 1,
+            Self::Not(term) => term.predicates(),
+            Self::And(terms) | Self::Or(terms) => terms.iter().map(Self::predicates).sum(),
+        }
+    }
+
     pub(crate) fn matches(&self, request: &RequestView<'_>) -> bool {
         match self {
             Self::Predicate(predicate) => predicate.matches(request),

@@ -11,8 +11,13 @@ use super::host_pattern::{HostPattern, HostSpecificity};
 use super::path_pattern::{PathPattern, PathSpecificity};
 use super::predicate::Predicate;
 
-/// The most alternatives of one rule. Multiplying out is exponential: `(a || b) && (c || d) && ...`.
-pub(crate) const ALTERNATIVES_MAX: usize = 64;
+/// How many times as large a rule may become when it is multiplied out, in predicates. What makes it larger is `&&` over `||`, which is
+/// exponential: `(a || b) && (c || d) && ...`. A list of names in one `Host` makes as many alternatives as it has names, and is no larger
+/// than it was written; so it is the growth that is bounded, not the number of alternatives.
+const GROWTH_MAX: usize = 64;
+
+/// The most predicates of a rule that is multiplied out, however large it was written.
+const LITERALS_MAX: usize = 32 * 1024;
 
 /// One alternative of a rule. Two that ask the same are equal, however they were written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,52 +38,73 @@ pub(crate) struct Literal {
     is_negated: bool,
 }
 
-/// The rule has more than [`ALTERNATIVES_MAX`] alternatives.
+/// Multiplied out, the rule has more predicates than it may have.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TooMany;
+pub(crate) struct TooLarge {
+    pub(crate) literals_max: usize,
+}
 
 /// The alternatives of a rule. None: there is no request that it takes.
-pub(crate) fn alternatives(rule: &Expr) -> Result<Box<[Alternative]>, TooMany> {
-    let mut alternatives: Vec<_> = expand(rule, false)?.into_iter().filter_map(Alternative::new).collect();
+pub(crate) fn alternatives(rule: &Expr) -> Result<Box<[Alternative]>, TooLarge> {
+    let bound = TooLarge { literals_max: rule.predicates().saturating_mul(GROWTH_MAX).min(LITERALS_MAX) };
+    let sum = bound.expand(rule, false)?;
+    let mut alternatives: Vec<_> = sum.terms.into_iter().filter_map(Alternative::new).collect();
     alternatives.sort_unstable();
     alternatives.dedup();
     Ok(alternatives.into())
 }
 
-/// The disjunction of conjunctions that `expr`, or its negation, is. De Morgan: a negated `||` is an `&&`.
-fn expand(expr: &Expr, is_negated: bool) -> Result<Vec<Vec<Literal>>, TooMany> {
-    match (expr, is_negated) {
-        (Expr::Predicate(predicate), _) => Ok(vec![vec![Literal { predicate: predicate.clone(), is_negated }]]),
-        (Expr::Not(term), _) => expand(term, !is_negated),
-        (Expr::Or(terms), false) | (Expr::And(terms), true) => sum(terms, is_negated),
-        (Expr::And(terms), false) | (Expr::Or(terms), true) => product(terms, is_negated),
-    }
+/// A disjunction of conjunctions.
+#[derive(Default)]
+struct Sum {
+    terms: Vec<Vec<Literal>>,
+    /// How many literals the terms have together.
+    literals: usize,
 }
 
-fn sum(terms: &[Expr], is_negated: bool) -> Result<Vec<Vec<Literal>>, TooMany> {
-    let mut all = Vec::new();
-    for term in terms {
-        all.extend(expand(term, is_negated)?);
-        if all.len() > ALTERNATIVES_MAX {
-            return Err(TooMany);
+impl TooLarge {
+    /// The disjunction of conjunctions that `expr`, or its negation, is. De Morgan: a negated `||` is an `&&`.
+    fn expand(&self, expr: &Expr, is_negated: bool) -> Result<Sum, Self> {
+        match (expr, is_negated) {
+            (Expr::Predicate(predicate), _) => {
+                Ok(Sum { terms: vec![vec![Literal { predicate: predicate.clone(), is_negated }]], literals: 1 })
+            }
+            (Expr::Not(term), _) => self.expand(term, !is_negated),
+            (Expr::Or(terms), false) | (Expr::And(terms), true) => self.sum(terms, is_negated),
+            (Expr::And(terms), false) | (Expr::Or(terms), true) => self.product(terms, is_negated),
         }
     }
-    Ok(all)
-}
 
-fn product(terms: &[Expr], is_negated: bool) -> Result<Vec<Vec<Literal>>, TooMany> {
-    let mut all = vec![Vec::new()];
-    for term in terms {
-        let factors = expand(term, is_negated)?;
-        if all.len() * factors.len() > ALTERNATIVES_MAX {
-            return Err(TooMany);
+    fn sum(&self, terms: &[Expr], is_negated: bool) -> Result<Sum, Self> {
+        let mut all = Sum::default();
+        for term in terms {
+            let more = self.expand(term, is_negated)?;
+            all.literals = self.bounded(all.literals + more.literals)?;
+            all.terms.extend(more.terms);
         }
-        all = match factors.as_slice() {
-            [factor] => all.into_iter().map(|literals| [literals, factor.clone()].concat()).collect(),
-            _ => all.iter().flat_map(|literals| factors.iter().map(|factor| [literals.as_slice(), factor].concat())).collect(),
-        };
+        Ok(all)
     }
-    Ok(all)
+
+    fn product(&self, terms: &[Expr], is_negated: bool) -> Result<Sum, Self> {
+        let mut all = Sum { terms: vec![Vec::new()], literals: 0 };
+        for term in terms {
+            let factors = self.expand(term, is_negated)?;
+            // Each of both stands beside each of the other.
+            all.literals = self.bounded(all.literals * factors.terms.len() + factors.literals * all.terms.len())?;
+            if let [factor] = factors.terms.as_slice() {
+                all.terms.iter_mut().for_each(|term| term.extend_from_slice(factor));
+            } else {
+                let beside =
+                    |term: &Vec<Literal>| factors.terms.iter().map(|factor| [term.as_slice(), factor].concat()).collect::<Vec<_>>();
+                all.terms = all.terms.iter().flat_map(beside).collect();
+            }
+        }
+        Ok(all)
+    }
+
+    fn bounded(&self, literals: usize) -> Result<usize, Self> {
+        if literals > self.literals_max { Err(Self { literals_max: self.literals_max }) } else { Ok(literals) }
+    }
 }
 
 impl Alternative {
@@ -180,8 +206,23 @@ mod tests {
     fn is_bounded() {
         let clause = "(Path(`/a`) || Path(`/b`))";
         let rule = |clauses: usize| parse(&vec![clause; clauses].join(" && ")).expect("valid");
-        assert!(alternatives(&rule(6)).is_ok());
-        assert_eq!(alternatives(&rule(7)), Err(TooMany));
-        assert_eq!(alternatives(&rule(500)), Err(TooMany));
+        assert_eq!(alternatives(&rule(6)).map(|all| all.len()), Ok(3));
+        assert_eq!(alternatives(&rule(8)), Err(TooLarge { literals_max: 16 * GROWTH_MAX }));
+        assert_eq!(alternatives(&rule(500)), Err(TooLarge { literals_max: LITERALS_MAX }));
+    }
+
+    #[test]
+    fn a_list_is_as_large_as_it_is_written() {
+        let list = |predicate: &str, count: usize| {
+            let names: Vec<_> = (0..count).map(|number| format!("`/h{number}`")).collect();
+            format!("{predicate}({})", names.join(","))
+        };
+        let (hosts, paths) = (list("Host", 1000).replace('/', ""), list("Path", 8));
+        assert_eq!(normal(&hosts).len(), 1000);
+        assert_eq!(normal(&format!("{hosts} && {paths} || Path(`/x`)")).len(), 8001);
+        assert_eq!(normal(&format!("!{hosts}")).len(), 1);
+        assert_eq!(normal(&format!("{hosts} && Method(`GET`) && !Path(`/a`, `/b`)")).len(), 1000);
+        // Each of a thousand hosts beside each of a thousand others.
+        assert!(alternatives(&parse(&format!("{hosts} && !{hosts}")).expect("valid")).is_err());
     }
 }

@@ -18,8 +18,8 @@ use super::expr::Expr;
 use super::predicate::{Argument, PREDICATES, Syntax};
 use super::suggest;
 
-/// The longest rule, in bytes.
-pub(crate) const RULE_BYTES_MAX: usize = 16 * 1024;
+/// The longest rule, in bytes: room for a thousand names in one `Host`.
+pub(crate) const RULE_BYTES_MAX: usize = 64 * 1024;
 /// How deep parentheses and `!` may nest.
 pub(crate) const DEPTH_MAX: usize = 64;
 

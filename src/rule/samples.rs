@@ -12,7 +12,7 @@ const PREDICATES: &[&str] = &[
     "Host(`a.com`)",
     "Host(`b.a.com`)",
     "Host(`*.a.com`)",
-    "Host(`*.com`, `x.org`)",
+    "Host(`*.com`, `x.org`, `c.b.a.com`, `*.b.a.com`, `localhost`)",
     "Host(`*.b.a.com`)",
     "HostRegexp(`[ab]\\..*`)",
     "HostRegexp(`.*\\.org`)",
