@@ -173,6 +173,7 @@ pub mod proxy;
 pub mod routing;
 pub mod rule;
 pub mod server;
+mod suggest;
 
 pub use config::RoutingConfig;
 pub use names::Name;

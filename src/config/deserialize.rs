@@ -10,7 +10,7 @@ use serde::de::{self, DeserializeSeed, Expected, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::node::{Key, Node, Value};
-use super::suggest;
+use crate::suggest;
 
 /// Why a node is not what was wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl DecodeError {
 
     /// A key or a keyword that is none of those `known`.
     pub(super) fn unknown(what: &str, found: &str, known: &[&str]) -> Self {
-        let help = match (suggest::nearest(found, known), known) {
+        let help = match (suggest::nearest(found, known.iter().copied()), known) {
             (Some(near), _) => Some(format!("did you mean `{near}`?")),
             (None, []) => None,
             (None, [only]) => Some(format!("the only one known here is `{only}`")),

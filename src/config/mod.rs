@@ -10,7 +10,7 @@
 //! | [`server`], [`admin_host`], [`providers`] | the settings of the process that live in the same file |
 //!
 //! Below [`decode`]: `node` (a parsed text in which every value knows its bytes), `deserialize` (nodes as a serde format),
-//! `token` (strings and their escapes), `source` (lines, columns, snippets), `secrets` (what is never shown), [`suggest`] (did you mean …?).
+//! `token` (strings and their escapes), `source` (lines, columns, snippets), `secrets` (what is never shown).
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,6 @@ mod secrets;
 pub mod server;
 pub mod snapshot;
 mod source;
-pub mod suggest;
 mod token;
 pub mod upstream;
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Pem;
 use super::deserialize::DecodeError;
 use super::node::Node;
-use super::suggest;
+use crate::suggest;
 
 /// A provider's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -121,7 +121,7 @@ impl ProviderConfig {
             "file" if rest.is_empty() => Err("a file URL needs a path, such as file:///etc/nuncio".into()),
             "file" => Ok(Self::File(FileProviderConfig { path: rest.into() })),
             _ => {
-                let near = suggest::nearest(scheme, &SCHEMES).map(|near| format!("; did you mean {near}://?")).unwrap_or_default();
+                let near = suggest::nearest(scheme, SCHEMES).map(|near| format!("; did you mean {near}://?")).unwrap_or_default();
                 Err(format!("unknown provider {scheme}://: the known ones are {known}{near}"))
             }
         }

@@ -28,6 +28,7 @@ use crate::config::snapshot::{Place, Section, UpstreamEntry};
 use crate::config::{Certificate, Endpoint, Entry, Listener, Origin, Problem, Route, Snapshot, TcpRoute, Upstream};
 use crate::middleware::Middleware;
 use crate::names::Name;
+use crate::suggest;
 
 /// The longest key, in bytes. Longer ones are a problem.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
@@ -172,7 +173,8 @@ fn locate<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<(&'a str, Slot)>, St
         ["upstreams", name] => Slot::Upstream(parse_name(name)?),
         ["upstreams", upstream, ENDPOINTS, id] => Slot::Endpoint { upstream: parse_name(upstream)?, id: parse_name(id)? },
         ["upstreams", upstream, folder, id] => {
-            let help = nearest(folder, &[ENDPOINTS]).map(|known| format!("did you mean `{prefix}upstreams/{upstream}/{known}/{id}`?"));
+            let help =
+                suggest::nearest(folder, [ENDPOINTS]).map(|known| format!("did you mean `{prefix}upstreams/{upstream}/{known}/{id}`?"));
             return Err(Stray { message: format!("an upstream has no `{folder}`"), help });
         }
         [folder, ..] => return Err(misplaced(prefix, path, folder)),
@@ -188,7 +190,7 @@ fn parse_name(text: &str) -> Result<Name, Stray> {
 /// Why the key `{prefix}{path}`, which is in `folder`, belongs to no object.
 fn misplaced(prefix: &str, path: &str, folder: &str) -> Stray {
     let rest = path.get(folder.len()..).unwrap_or_default();
-    match nearest(folder, &FOLDERS) {
+    match suggest::nearest(folder, FOLDERS) {
         Some("upstreams") if folder == "upstreams" => Stray::new("below an upstream there is nothing but its endpoints")
             .help(format!("the keys of an upstream are `{prefix}upstreams/NAME` and `{prefix}upstreams/NAME/{ENDPOINTS}/ID`")),
         Some(known) if folder == known => Stray::new(format!("the key is not of the form `{known}/NAME`"))
@@ -216,20 +218,6 @@ impl Stray {
     fn problem(self) -> Problem {
         Problem { help: self.help, ..Problem::error(self.message).effect("the key is ignored") }
     }
-}
-
-/// The candidate that `word` was likely meant to be: two edits away at most.
-fn nearest(word: &str, candidates: &[&'static str]) -> Option<&'static str> {
-    let by_distance = candidates.iter().map(|candidate| (distance(word, candidate), *candidate));
-    by_distance.min().filter(|(distance, _)| *distance <= 2).map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein distance in characters. A word too long to be near anything is far away.
-fn distance(word: &str, candidate: &str) -> usize {
-    if word.len() > 2 * candidate.len() {
-        return word.len();
-    }
-    strsim::levenshtein(word, candidate)
 }
 
 /// A value that was written under the key of an object.
@@ -645,12 +633,5 @@ mod tests {
     fn whole(tree: &Tree) -> String {
         let Snapshot { routes, upstreams, problems, .. } = snapshot(tree);
         format!("{routes:?} {upstreams:?} {problems:?}")
-    }
-
-    #[test]
-    fn distances() {
-        for (word, candidate, expected) in [("", "abc", 3), ("abc", "abc", 0), ("abd", "abc", 1), ("bc", "abc", 1), ("acb", "abc", 2)] {
-            assert_eq!(distance(word, candidate), expected, "{word} {candidate}");
-        }
     }
 }

@@ -14,11 +14,11 @@ use super::table::{InlineStep, Object, Objects, OwnSteps, RoutingTable, Settled}
 use super::upstream::Upstream;
 use crate::config::listener::{ListenerProtocol, ListenerTls, TlsVersion};
 use crate::config::problem::{Kind, ObjectId};
-use crate::config::suggest;
 use crate::config::{self, Entry, MiddlewareRef, Problem};
 use crate::metrics::RouteMetrics;
 use crate::middleware::Step;
 use crate::names::Name;
+use crate::suggest;
 
 /// How many missing names are compared with those that are there. More of them are not misspelt: something is missing as a whole.
 const SUGGESTIONS_MAX: usize = 20;
@@ -234,8 +234,7 @@ impl Linking<'_> {
         if self.suggestions > SUGGESTIONS_MAX {
             return None;
         }
-        let known: Vec<&str> = known.map(Name::as_str).collect();
-        suggest::nearest(wanted.as_str(), &known).map(|meant| format!("did you mean `{meant}`?"))
+        suggest::nearest(wanted.as_str(), known.map(Name::as_str)).map(|meant| format!("did you mean `{meant}`?"))
     }
 }
 

@@ -7,6 +7,8 @@ use std::net::Ipv6Addr;
 
 use memchr::memchr;
 
+use super::bytes::of_every_byte;
+
 /// The longest host, in bytes: that of a DNS name with its final dot (RFC 1035 section 2.3.4).
 pub const HOST_BYTES_MAX: usize = 254;
 
@@ -121,18 +123,7 @@ const fn class(byte: u8) -> Class {
 }
 
 /// [`class`] of every byte.
-static CLASS: [Class; 256] = {
-    let mut table = [Class::Lower; 256];
-    let mut byte: u8 = 0;
-    loop {
-        table[byte as usize] = class(byte);
-        if byte == u8::MAX {
-            break;
-        }
-        byte += 1;
-    }
-    table
-};
+static CLASS: [Class; 256] = of_every_byte!(class);
 
 #[cfg(test)]
 mod tests {

@@ -42,6 +42,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod bytes;
 mod client_ip;
 mod expr;
 mod header;
@@ -58,7 +59,6 @@ mod predicate;
 mod query;
 #[cfg(test)]
 pub(crate) mod samples;
-pub(crate) mod suggest;
 
 use expr::Expr;
 pub use host::{HostError, normalize_host};

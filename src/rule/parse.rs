@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::RuleError;
 use super::expr::Expr;
 use super::predicate::{Argument, PREDICATES, Syntax};
-use super::suggest;
+use crate::suggest;
 
 /// The longest rule, in bytes: room for a thousand names in one `Host`.
 pub(crate) const RULE_BYTES_MAX: usize = 64 * 1024;

@@ -19,6 +19,8 @@
 
 use std::borrow::Cow;
 
+use super::bytes::of_every_byte;
+
 /// Why a path is refused. All of them are the client's fault: 400, RFC 9110 section 15.5.1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -217,18 +219,7 @@ const fn class(byte: u8) -> Class {
 }
 
 /// [`class`] of every byte.
-static CLASS: [Class; 256] = {
-    let mut table = [Class::Plain; 256];
-    let mut byte: u8 = 0;
-    loop {
-        table[byte as usize] = class(byte);
-        if byte == u8::MAX {
-            break;
-        }
-        byte += 1;
-    }
-    table
-};
+static CLASS: [Class; 256] = of_every_byte!(class);
 
 #[cfg(test)]
 mod tests {
