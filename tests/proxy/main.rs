@@ -14,6 +14,7 @@ mod framing;
 mod h2;
 mod policies;
 mod retries;
+mod sticky;
 mod tcp;
 mod tls;
 mod upgrade;

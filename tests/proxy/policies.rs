@@ -1,4 +1,4 @@
-//! Middlewares, sticky sessions and balancers, end to end.
+//! Middlewares and balancers, end to end.
 
 use std::sync::Arc;
 
@@ -7,7 +7,6 @@ use http::HeaderMap;
 use nuncio::Name;
 use nuncio::config::{Endpoint as Wanted, MiddlewareRef};
 use nuncio::middleware::{Custom, Exchange, Flow, Middleware, RequestHead, Step, Verdict};
-use nuncio::routing::sticky::StickyKey;
 
 use crate::support::*;
 
@@ -144,90 +143,15 @@ async fn a_step_may_wait() {
     assert_eq!(endpoint.request().field("x-user"), Some("alice"));
 }
 
-// ---- sticky sessions
+// ---- balancers
 
-async fn three() -> [Endpoint; 3] {
+pub(super) async fn three() -> [Endpoint; 3] {
     [Endpoint::answering("1").await, Endpoint::answering("2").await, Endpoint::answering("3").await]
 }
 
-fn addresses(endpoints: &[Endpoint]) -> Vec<std::net::SocketAddr> {
+pub(super) fn addresses(endpoints: &[Endpoint]) -> Vec<std::net::SocketAddr> {
     endpoints.iter().map(|endpoint| endpoint.address).collect()
 }
-
-fn cookie(answer: &Message) -> Option<String> {
-    answer.field("set-cookie").map(|cookie| cookie.split(';').next().unwrap().to_owned())
-}
-
-async fn get_with(proxy: &Proxy, cookie: &str) -> Message {
-    proxy.ask(&format!("GET / HTTP/1.1\r\nHost: a.test\r\nCookie: theme=dark; {cookie}\r\n\r\n")).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_stays_on_its_endpoint() {
-    let endpoints = three().await;
-    let sticky = to(&addresses(&endpoints), "sticky = { cookie = \"s\" }");
-    let mut proxy = Proxy::start(&sticky).await;
-    let first = proxy.get("/").await;
-    let session = cookie(&first).unwrap();
-    assert!(!session.contains("127.0.0.1"));
-    for _ in 0..6 {
-        let answer = get_with(&proxy, &session).await;
-        assert_eq!((answer.text(), cookie(&answer)), (first.text(), None));
-    }
-    // Others are balanced, and a forged cookie is no cookie.
-    let others: Vec<String> =
-        futures_util::future::join_all((0..9).map(|_| async { get_with(&proxy, "s=forged").await.text().to_owned() })).await;
-    assert_eq!(tally(others).len(), 3);
-    // A swap of the table, and weight 0, leave it where it is.
-    let at = first.text().parse::<usize>().unwrap() - 1;
-    proxy.update(|config| config.upstreams.values_mut().for_each(|upstream| upstream.endpoints[at].weight = 0)).await;
-    for _ in 0..3 {
-        assert_eq!(get_with(&proxy, &session).await.text(), first.text());
-        assert_ne!(proxy.get("/").await.text(), first.text());
-    }
-    // Its endpoint is gone: it moves, once.
-    proxy.update(|config| config.upstreams.values_mut().for_each(|upstream| _ = upstream.endpoints.remove(at))).await;
-    let moved = get_with(&proxy, &session).await;
-    let session = cookie(&moved).unwrap();
-    for _ in 0..3 {
-        let answer = get_with(&proxy, &session).await;
-        assert_eq!((answer.text(), cookie(&answer)), (moved.text(), None));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_moves_when_its_endpoint_cannot_be_reached() {
-    let [one, two, _] = three().await;
-    let proxy = Proxy::start(&to(&[one.address, two.address], "sticky = { cookie = \"s\" }")).await;
-    let first = proxy.get("/").await;
-    let session = cookie(&first).unwrap();
-    let (dead, other) = if first.text() == "1" { (one, "2") } else { (two, "1") };
-    let address = dead.address;
-    drop(dead);
-    let gone = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
-    within("it is gone", gone).await;
-    let moved = get_with(&proxy, &session).await;
-    assert_eq!(moved.text(), other);
-    assert!(cookie(&moved).is_some());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn servers_that_share_a_key_share_sessions() {
-    let endpoints = three().await;
-    let config = to(&addresses(&endpoints), "sticky = { cookie = \"s\" }");
-    let key = StickyKey::generate().unwrap();
-    let start = async |key: &StickyKey| Proxy::start_with(&config, |builder| builder.sticky_keys(vec![key.clone()])).await;
-    let (one, two, stranger) = (start(&key).await, start(&key).await, start(&StickyKey::generate().unwrap()).await);
-    let first = one.get("/").await;
-    let session = cookie(&first).unwrap();
-    for _ in 0..4 {
-        let answer = get_with(&two, &session).await;
-        assert_eq!((answer.text(), cookie(&answer)), (first.text(), None));
-    }
-    assert!(cookie(&get_with(&stranger, &session).await).is_some());
-}
-
-// ---- balancers
 
 async fn share(proxy: &Proxy, count: usize) -> std::collections::BTreeMap<String, usize> {
     let mut client = proxy.connect().await;
