@@ -22,6 +22,10 @@ use crate::routing::listener::Listener;
 /// How long a connection on which nothing has come yet may still bring a request when we drain.
 const DRAIN_GRACE: Duration = Duration::from_millis(300);
 
+/// How long an HTTP/2 client without streams may take to answer when we have said that the connection will end. One that sleeps would
+/// hold up the end of the process.
+const GOODBYE_GRACE: Duration = Duration::from_secs(2);
+
 /// A connection from a client.
 pub(crate) struct Client {
     pub(crate) worker: Rc<Worker>,
@@ -183,6 +187,7 @@ impl Client {
             }
             // With exchanges in flight each keeps its own limits; this one is for a client that stopped reading.
             Phase::Multiplexed if self.streams.get() > 0 => self.alarm.set(self.timeouts.client_idle * 8),
+            Phase::Multiplexed if self.is_draining() => self.alarm.set(GOODBYE_GRACE.min(self.timeouts.client_idle)),
             Phase::Multiplexed => self.alarm.set(self.timeouts.client_idle),
             Phase::Idle | Phase::Head | Phase::Exchange => {}
         }

@@ -1,4 +1,4 @@
-//! Changes while traffic flows: endpoints that go, listeners that come and go, the end of the server.
+//! Changes while traffic flows: endpoints that go, listeners that come and go.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::support::*;
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
 /// An endpoint that answers only when it is let, with a body in two halves.
-async fn held_back() -> (Endpoint, Arc<Semaphore>) {
+pub(super) async fn held_back() -> (Endpoint, Arc<Semaphore>) {
     let gate = Arc::new(Semaphore::new(0));
     let passing = gate.clone();
     let endpoint = Endpoint::start(move |mut conn| {
@@ -161,7 +161,7 @@ async fn listeners_come_and_go() {
     assert_eq!(proxy.get("/").await.text(), "firstafter");
 }
 
-async fn eventually_refused(address: std::net::SocketAddr) {
+pub(super) async fn eventually_refused(address: std::net::SocketAddr) {
     let refused = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
     within("nobody listens", refused).await;
 }
@@ -202,48 +202,4 @@ async fn a_listener_changes_its_settings_in_place() {
     old.send("GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n").await;
     assert_eq!(old.response().await.status(), 200);
     assert_eq!(endpoint.requests().pop().unwrap().field("x-forwarded-for"), Some("1.2.3.4, 127.0.0.1"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn shutdown_finishes_what_is_in_flight() {
-    let (endpoint, gate) = held_back().await;
-    let proxy = Proxy::to(&[endpoint.address]).await;
-    let address = proxy.address();
-    let (mut idle, mut busy, mut fresh) = (proxy.connect().await, proxy.connect().await, proxy.connect().await);
-    idle.send(GET).await;
-    gate.add_permits(2);
-    assert_eq!(idle.response().await.text(), "firstafter");
-    busy.send(GET).await;
-    let mut h2 = h2_client(proxy.connect().await).await;
-    let streaming = h2.send_request(hyper::Request::get("http://a.test/").body(body("")).unwrap());
-    let streaming = tokio::spawn(streaming);
-    eventually("they arrive", || endpoint.requests().len() == 3).await;
-    let shutdown = tokio::spawn(proxy.server.shutdown());
-    idle.ended().await;
-    fresh.ended().await;
-    eventually_refused(address).await;
-    gate.add_permits(4);
-    let answer = busy.response().await;
-    assert_eq!((answer.text(), answer.field("connection")), ("firstafter", Some("close")));
-    busy.ended().await;
-    let answer = within("the stream", streaming).await.unwrap().unwrap();
-    let text = within("its body", http_body_util::BodyExt::collect(answer.into_body())).await.unwrap().to_bytes();
-    assert_eq!(text, "firstafter");
-    assert!(within("the end", shutdown).await.unwrap(), "nothing was cut");
-    eventually("HTTP/2 said goodbye", || h2.is_closed()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn shutdown_ends_by_its_deadline() {
-    let (endpoint, gate) = held_back().await;
-    let proxy = Proxy::start_with(&to(&[endpoint.address], ""), |builder| builder.drain_timeout(Duration::from_millis(400))).await;
-    let mut client = proxy.connect().await;
-    client.send(GET).await;
-    eventually("it arrives", || endpoint.requests().len() == 1).await;
-    let started = Instant::now();
-    assert!(!within("the end", proxy.server.shutdown()).await, "something was cut");
-    assert!(started.elapsed() >= Duration::from_millis(400));
-    client.ended().await;
-    gate.add_permits(10);
-    eventually("the endpoint is let go", || endpoint.open() == 0).await;
 }

@@ -2,62 +2,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use crate::frames::*;
 use crate::support::*;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// A header block of literals (RFC 7541 section 6.2.2).
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    let text = |block: &mut Vec<u8>, text: &str| {
-        let length = text.len();
-        if length < 127 {
-            block.push(length as u8);
-        } else {
-            block.extend([127, ((length - 127) & 127) as u8 | 128, ((length - 127) >> 7) as u8]);
-        }
-        block.extend(text.as_bytes());
-    };
-    for (name, value) in fields {
-        block.push(0);
-        text(&mut block, name);
-        text(&mut block, value);
-    }
-    block
-}
-
-const REQUEST: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a.test")];
-
-fn request(stream: u32) -> Vec<u8> {
-    frame(HEADERS, END_STREAM | END_HEADERS, stream, &block(&REQUEST))
-}
-
-/// A connection with its preface and settings exchanged.
-async fn connect(proxy: &Proxy) -> Wire {
-    let mut client = proxy.connect().await;
-    client.send([&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[]), &frame(SETTINGS, 1, 0, &[])].concat()).await;
-    client
-}
 
 /// What an answer on one stream is.
 #[derive(Debug, PartialEq)]
 enum Answer {
-    Headers(Vec<u8>),
+    Headers(Bytes),
     Reset,
     GoAway(u32),
     Closed,
@@ -66,32 +19,15 @@ enum Answer {
 /// The next frame that says something about requests.
 async fn answer(client: &mut Wire) -> Answer {
     loop {
-        let Some((kind, _, payload)) = within("a frame", read_frame(client)).await else { return Answer::Closed };
-        match kind {
-            HEADERS => return Answer::Headers(payload),
+        let Some(frame) = next_frame(client).await else { return Answer::Closed };
+        match frame.kind {
+            HEADERS => return Answer::Headers(frame.payload),
             RST_STREAM => return Answer::Reset,
-            GOAWAY => return Answer::GoAway(u32::from_be_bytes(payload[4..8].try_into().unwrap())),
+            GOAWAY => return Answer::GoAway(frame.goaway().1),
             _ => {}
         }
     }
 }
-
-async fn read_frame(client: &mut Wire) -> Option<(u8, u8, Vec<u8>)> {
-    let mut head = Vec::new();
-    while head.len() < 9 {
-        head.push(client.next_byte().await?);
-    }
-    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-    let mut payload = Vec::new();
-    while payload.len() < length {
-        payload.push(client.next_byte().await?);
-    }
-    Some((head[3], head[4], payload))
-}
-
-/// Of the static table: `:status` 200 is entry 8, 400 is entry 12.
-const STATUS_200: u8 = 0x88;
-const STATUS_400: u8 = 0x8c;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn malformed_requests_reach_no_endpoint() {

@@ -271,6 +271,12 @@ impl Wire {
         self.buf.split_to(count).freeze()
     }
 
+    /// The same, of a connection that may end before.
+    pub async fn try_read(&mut self, count: usize) -> Option<Bytes> {
+        self.fill_to(count).await.ok()?;
+        Some(self.buf.split_to(count).freeze())
+    }
+
     /// The next byte. None: the end.
     pub async fn next_byte(&mut self) -> Option<u8> {
         while self.buf.is_empty() {
