@@ -534,6 +534,39 @@ async fn a_log_that_nobody_reads_stops_no_traffic() {
     drop(log);
 }
 
+/// What became of a WebSocket's connection goes on until the drain timeout, and its cut is no failure of the process.
+#[tokio::test]
+async fn an_upgraded_connection_is_cut_at_the_drain_timeout() {
+    let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = endpoint.local_addr().unwrap().to_string();
+    let drain = Duration::from_millis(700);
+    let mut proxy = Running::ready(&["--listen", "127.0.0.1:0", "--to", &to, "--drain-timeout", "700ms"]).await;
+    let address = proxy.bound("default").await.unwrap();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await.unwrap();
+    let (mut far, _) = timeout(DEADLINE, endpoint.accept()).await.unwrap().unwrap();
+    read_head(&mut far).await;
+    far.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await.unwrap();
+    assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101 "));
+    let started = Instant::now();
+    proxy.signal(Signal::TERM);
+    proxy.until_says("finishing what is in flight").await;
+    until("it accepts no more", async || TcpStream::connect(address).await.is_err()).await;
+    // Both ways, to the end.
+    let mut last = Instant::now();
+    while client.write_all(b"?").await.is_ok()
+        && far.read_u8().await.is_ok()
+        && far.write_all(b"!").await.is_ok()
+        && client.read_u8().await.is_ok()
+    {
+        last = Instant::now();
+    }
+    assert!(last - started >= drain / 2, "cut after {:?}", last - started);
+    assert_eq!(proxy.end().await, Some(0), "{}", proxy.said());
+    assert!(started.elapsed() >= drain);
+    proxy.until_says("cut upstream=default in_flight=1").await;
+}
+
 #[tokio::test]
 async fn not_ready_says_what_is_missing() {
     let mut proxy = Running::start(&["run", "--admin", "127.0.0.1:0", "--provider", "etcd://127.0.0.1:1", "--listen", "127.0.0.1:0"]);

@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::{SinkExt, StreamExt};
 use nuncio::Name;
 use nuncio::config::Listener;
+use tokio_tungstenite::tungstenite::Message as WebSocketMessage;
 
 use crate::changes::{eventually_refused, held_back};
 use crate::frames::{self, ACK, DATA, END_HEADERS, Frame, GOAWAY, HEADERS, PING, REQUEST, RST_STREAM, STATUS_200, next_event, request};
 use crate::support::*;
+use crate::upgrade::{open_websocket, websocket_echo};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
@@ -207,4 +210,50 @@ async fn a_listener_that_is_closed_says_goodbye_to_http2() {
     let mut client = Wire::connect(proxy.address_of("more")).await;
     client.send(GET).await;
     assert_eq!(client.response().await.text(), "firstafter");
+}
+
+// ---- WebSocket
+
+/// Whether a message comes back.
+async fn echoes(
+    socket: &mut (impl SinkExt<WebSocketMessage> + StreamExt<Item = Result<WebSocketMessage, tokio_tungstenite::tungstenite::Error>> + Unpin),
+) -> bool {
+    let message = WebSocketMessage::text("are you there?");
+    socket.send(message.clone()).await.is_ok() && matches!(within("an echo", socket.next()).await, Some(Ok(echo)) if echo == message)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_goes_on_until_the_deadline_and_is_cut_then() {
+    let endpoint = websocket_echo().await;
+    let drain = Duration::from_millis(500);
+    let proxy = Proxy::start_with(&to(&[endpoint.address], ""), |builder| builder.drain_timeout(drain)).await;
+    let address = proxy.address();
+    let mut socket = open_websocket(&proxy).await;
+    let started = Instant::now();
+    let shutdown = tokio::spawn(proxy.server.shutdown());
+    eventually_refused(address).await;
+    let mut last_echo = Instant::now();
+    while echoes(&mut socket).await {
+        last_echo = Instant::now();
+    }
+    assert!(last_echo.duration_since(started) >= drain / 2, "cut after {:?}", last_echo - started);
+    assert!(started.elapsed() >= drain);
+    assert!(!within("the end", shutdown).await.unwrap(), "it was cut");
+    assert!(started.elapsed() < drain + DEADLINE / 2);
+    eventually("the endpoint is let go", || endpoint.open() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_that_ends_in_time_is_not_cut() {
+    let endpoint = websocket_echo().await;
+    let proxy = Proxy::start_with(&to(&[endpoint.address], ""), |builder| builder.drain_timeout(DEADLINE * 10)).await;
+    let address = proxy.address();
+    let mut socket = open_websocket(&proxy).await;
+    let shutdown = tokio::spawn(proxy.server.shutdown());
+    eventually_refused(address).await;
+    assert!(echoes(&mut socket).await && !shutdown.is_finished());
+    socket.close(None).await.unwrap();
+    while within("the end", socket.next()).await.is_some() {}
+    drop(socket);
+    assert!(within("the end", shutdown).await.unwrap(), "nothing was cut");
 }

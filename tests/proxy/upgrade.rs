@@ -1,6 +1,7 @@
 //! Connections that become something else: WebSocket, and what asks for it alike.
 
 use futures_util::{SinkExt, StreamExt};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as Frame;
 
 use crate::support::*;
@@ -24,21 +25,31 @@ async fn echo(first: &'static str) -> Endpoint {
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn websocket() {
-    let endpoint = Endpoint::start(|conn| async move {
+/// Sends every message of a WebSocket back.
+pub(super) async fn websocket_echo() -> Endpoint {
+    Endpoint::start(|conn| async move {
         let mut socket = tokio_tungstenite::accept_async(conn.wire.into_stream()).await.unwrap();
         while let Some(Ok(frame)) = socket.next().await {
-            if frame.is_text() || frame.is_binary() {
-                socket.send(frame).await.unwrap();
+            if (frame.is_text() || frame.is_binary()) && socket.send(frame).await.is_err() {
+                return;
             }
         }
     })
-    .await;
-    let proxy = Proxy::to(&[endpoint.address]).await;
+    .await
+}
+
+pub(super) async fn open_websocket(proxy: &Proxy) -> WebSocketStream<Box<dyn Stream>> {
     let stream = proxy.connect().await.into_stream();
-    let (mut socket, answer) = within("a handshake", tokio_tungstenite::client_async("ws://a.test/chat", stream)).await.unwrap();
+    let (socket, answer) = within("a handshake", tokio_tungstenite::client_async("ws://a.test/chat", stream)).await.unwrap();
     assert_eq!(answer.status(), 101);
+    socket
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn websocket() {
+    let endpoint = websocket_echo().await;
+    let proxy = Proxy::to(&[endpoint.address]).await;
+    let mut socket = open_websocket(&proxy).await;
     for size in [1, 1000, 100_000, 1_000_000] {
         let frame = Frame::binary(vec![7; size]);
         socket.send(frame.clone()).await.unwrap();
