@@ -39,6 +39,11 @@ impl Drop for H2 {
 /// that peers allow no fewer than 100.
 const H2_STREAMS_MAX: usize = 100;
 
+/// Bytes of one response that an endpoint may send before its client has taken them. A connection has room for all of its streams:
+/// clients that do not read would otherwise hold up every other one whose response comes over the same connection.
+const H2_STREAM_WINDOW: u32 = 256 << 10;
+const H2_CONNECTION_WINDOW: u32 = H2_STREAMS_MAX as u32 * H2_STREAM_WINDOW;
+
 /// An idle connection that is open after this time shows that its endpoint keeps them.
 const PROOF: Duration = Duration::from_millis(200);
 
@@ -206,7 +211,10 @@ impl Pool {
         let _dial = Dial { pool: self, key };
         let stream = self.connect(key, endpoint, upstream).await?;
         let mut builder = http2::Builder::new(LocalExecutor);
-        builder.initial_stream_window_size(1 << 20).initial_connection_window_size(4 << 20).max_header_list_size(64 << 10);
+        builder
+            .initial_stream_window_size(H2_STREAM_WINDOW)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .max_header_list_size(64 << 10);
         let handshake = builder.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(ConnectError::Http)?;
         tokio::task::spawn_local(async move {

@@ -14,6 +14,7 @@ mod frames;
 mod framing;
 mod h2;
 mod policies;
+mod pressure;
 mod retries;
 mod shutdown;
 mod sticky;

@@ -244,6 +244,31 @@ impl Wire {
         self.stream.flush().await
     }
 
+    /// The same, for as long as the peer wants it to take.
+    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.stream.write_all(bytes.as_ref()).await
+    }
+
+    /// Reads the body of a request whose head was read, without keeping it. Gives its length.
+    pub async fn drain_body(&mut self, head: &Message) -> usize {
+        let mut received = 0;
+        if let Some(length) = head.field("content-length") {
+            let length: usize = length.parse().unwrap();
+            while received < length && (!self.buf.is_empty() || self.fill().await > 0) {
+                received += self.buf.split_to(self.buf.len().min(length - received)).len();
+            }
+        } else if head.field("transfer-encoding") == Some("chunked") {
+            while let Ok(chunk) = self.read_chunk().await {
+                if chunk.is_empty() {
+                    let _ = self.trailers().await;
+                    break;
+                }
+                received += chunk.len();
+            }
+        }
+        received
+    }
+
     /// Ends our side; the other one may go on.
     pub async fn finish(&mut self) {
         self.stream.shutdown().await.unwrap();
@@ -658,19 +683,35 @@ where
     F: Fn(http::Request<Incoming>) -> Fut + Send + Sync + Clone + 'static,
     Fut: Future<Output = http::Response<Body>> + Send,
 {
+    serve_h2_with(hyper::server::conn::http2::Builder::new(TokioExecutor::new()), conn, answer).await;
+}
+
+/// The same, with the windows and limits of this builder.
+pub async fn serve_h2_with<F, Fut>(builder: hyper::server::conn::http2::Builder<TokioExecutor>, conn: Conn, answer: F)
+where
+    F: Fn(http::Request<Incoming>) -> Fut + Send + Sync + Clone + 'static,
+    Fut: Future<Output = http::Response<Body>> + Send,
+{
     let Conn { wire, open: _open, .. } = conn;
     let service = hyper::service::service_fn(move |request| {
         let answer = answer.clone();
         async move { Ok::<_, std::convert::Infallible>(answer(request).await) }
     });
-    let _ =
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(wire.into_stream()), service).await;
+    let _ = builder.serve_connection(TokioIo::new(wire.into_stream()), service).await;
 }
 
 /// A client that speaks HTTP/2 on this connection.
 pub async fn h2_client(wire: Wire) -> hyper::client::conn::http2::SendRequest<Body> {
+    h2_client_with(&hyper::client::conn::http2::Builder::new(TokioExecutor::new()), wire).await
+}
+
+/// The same, with the windows and limits of this builder.
+pub async fn h2_client_with(
+    builder: &hyper::client::conn::http2::Builder<TokioExecutor>,
+    wire: Wire,
+) -> hyper::client::conn::http2::SendRequest<Body> {
     let io = TokioIo::new(wire.into_stream());
-    let (sender, connection) = within("HTTP/2", hyper::client::conn::http2::handshake(TokioExecutor::new(), io)).await.unwrap();
+    let (sender, connection) = within("HTTP/2", builder.handshake(io)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
