@@ -13,6 +13,7 @@ mod forwarding;
 mod frames;
 mod framing;
 mod h2;
+mod hash;
 mod policies;
 mod pressure;
 mod retries;

@@ -195,26 +195,3 @@ async fn least_request_prefers_the_idle() {
     }
     assert!((1..10).contains(&busy.requests().len()), "{} of 100", busy.requests().len());
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hash_keeps_what_is_alike_together() {
-    let endpoints = three().await;
-    for (policy, field) in [("{ header = \"X-User\" }", "X-User: "), ("{ cookie = \"user\" }", "Cookie: a=b; user=")] {
-        let proxy = Proxy::start(&to(&addresses(&endpoints), &format!("balance = {{ hash = {policy} }}"))).await;
-        let mut client = proxy.connect().await;
-        let mut used = Vec::new();
-        for user in 0..30 {
-            let mut names = Vec::new();
-            for _ in 0..3 {
-                client.send(format!("GET / HTTP/1.1\r\nHost: a.test\r\n{field}{user}\r\n\r\n")).await;
-                names.push(client.response().await.text().to_owned());
-            }
-            let names = tally(names);
-            assert_eq!(names.len(), 1, "user {user}: {names:?}");
-            used.extend(names.into_keys());
-        }
-        assert_eq!(tally(used).len(), 3);
-    }
-    let proxy = Proxy::start(&to(&addresses(&endpoints), "balance = { hash = \"client_ip\" }")).await;
-    assert_eq!(share(&proxy, 10).await.len(), 1);
-}
