@@ -111,7 +111,7 @@ impl Control {
                 () = self.supervisor.changed() => self.follow(),
                 () = sleep_until(next_cut), if next_cut.is_some() => self.cut(Instant::now()),
                 () = sleep_until(self.sockets.retry_at()), if self.sockets.retry_at().is_some() => {
-                    self.sockets.reconcile(&self.table.load_full());
+                    self.sockets.open(&self.table.load_full());
                 }
                 _ = upkeep.tick() => {
                     if self.pem.has_changed() {
@@ -161,8 +161,9 @@ impl Control {
     }
 
     fn publish(&mut self, previous: &RoutingTable, table: Arc<RoutingTable>) {
+        self.sockets.release(&table);
         self.table.store(table.clone());
-        self.sockets.reconcile(&table);
+        self.sockets.open(&table);
         self.retire(previous, &table, Instant::now());
         self.health.reconcile(&table);
         self.report(previous, &table);

@@ -1,8 +1,12 @@
 //! The addresses we accept on, as the newest table wants them.
+//!
+//! A listener is known by its address. When a table gives the address to another name, the sockets stay, and with them every connection
+//! that is open or waits to be accepted; a socket that is closed and opened again would refuse what comes in between.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::status::{ListenerStatus, Status};
@@ -21,6 +25,10 @@ pub(super) struct Sockets {
     workers: Arc<[WorkerThread]>,
     status: Arc<Status>,
     open: BTreeMap<Name, Open>,
+    /// The id of the next listener.
+    next_id: u64,
+    /// Whether workers are to be told of new names.
+    has_renamed: bool,
     retry: Option<Retry>,
 }
 
@@ -37,32 +45,59 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const RETRY_QUIET: Duration = Duration::from_millis(80);
 
 struct Open {
-    wanted: SocketAddr,
-    protocol: ListenerProtocol,
+    shared: Arc<ListenerShared>,
+    bound: SocketAddr,
 }
 
 impl Sockets {
     pub(super) fn new(meter: Meter, workers: Arc<[WorkerThread]>, status: Arc<Status>) -> Self {
-        Self { meter, workers, status, open: BTreeMap::new(), retry: None }
+        Self { meter, workers, status, open: BTreeMap::new(), next_id: 0, has_renamed: false, retry: None }
     }
 
-    /// Closes what the table does not want, then opens what it wants. An address that cannot be bound is tried again at the next call.
-    pub(super) fn reconcile(&mut self, table: &RoutingTable) {
-        let is_wanted = |name: &Name, open: &Open| {
-            let wanted = table.listeners.get(name).map(|listener| &listener.settings);
-            wanted.is_some_and(|wanted| wanted.address == open.wanted && wanted.protocol == open.protocol)
-        };
-        let unwanted: Vec<Name> = self.open.iter().filter(|(name, open)| !is_wanted(name, open)).map(|(name, _)| name.clone()).collect();
-        for name in unwanted {
-            self.open.remove(&name);
-            self.status.listener_closed(&name);
-            self.workers.iter().for_each(|worker| worker.tell(Command::Close(name.clone())));
-            tracing::info!(listener = %name, "closed");
+    /// Lets go of the listeners that the table does not want by their name: renames those whose address it gives to another name, and
+    /// closes the others. Called before the table is published, so that whoever sees it finds its listener by the new name.
+    pub(super) fn release(&mut self, table: &RoutingTable) {
+        let (kept, released) = std::mem::take(&mut self.open).into_iter().partition(|(_, open)| open.shared.is_in(table));
+        self.open = kept;
+        let released: BTreeMap<Name, Open> = released;
+        released.iter().for_each(|(name, _)| self.status.listener_closed(name));
+        for (name, open) in released {
+            match self.heir(&open, table) {
+                Some(heir) => self.rename(&name, open, &heir),
+                None => {
+                    self.tell(|| Command::Close(open.shared.id));
+                    tracing::info!(listener = %name, "closed");
+                }
+            }
+        }
+    }
+
+    /// The name that `table` has for an address. Never for port 0, which is another address each time.
+    fn heir(&self, open: &Open, table: &RoutingTable) -> Option<Name> {
+        let is_free = |name: &Name| open.shared.address.port() != 0 && !self.open.contains_key(name);
+        table.listeners.iter().find(|(name, listener)| is_free(name) && open.shared.is_at(listener)).map(|(name, _)| name.clone())
+    }
+
+    fn rename(&mut self, old: &Name, open: Open, new: &Name) {
+        let Open { shared: before, bound } = open;
+        let shared = self.shared(before.id, new, before.address, before.protocol);
+        // Each is renamed once: what has taken its place is renamed after that.
+        let _ = before.renamed.set(shared.clone());
+        self.note(&shared, Some(bound), None);
+        tracing::info!(listener = %new, address = %bound, was = %old, "renamed");
+        self.open.insert(new.clone(), Open { shared, bound });
+        self.has_renamed = true;
+    }
+
+    /// Opens what the table wants and is not open. An address that cannot be bound is tried again at the next call.
+    pub(super) fn open(&mut self, table: &RoutingTable) {
+        if std::mem::take(&mut self.has_renamed) {
+            self.tell(|| Command::Rename);
         }
         self.status.forget_listeners_except(&table.listeners);
         for (name, listener) in &table.listeners {
             if !self.open.contains_key(name) {
-                self.open(name, listener);
+                self.open_one(name, listener);
             }
         }
         let is_missing = table.listeners.len() > self.open.len();
@@ -88,25 +123,41 @@ impl Sockets {
         self.retry.map(|retry| retry.at)
     }
 
-    fn open(&mut self, name: &Name, listener: &Arc<Listener>) {
-        let (wanted, protocol) = (listener.settings.address, listener.settings.protocol);
-        let sockets = bind(wanted, self.workers.len());
+    fn open_one(&mut self, name: &Name, listener: &Arc<Listener>) {
+        let (address, protocol) = (listener.settings.address, listener.settings.protocol);
+        self.next_id += 1;
+        let shared = self.shared(self.next_id, name, address, protocol);
+        let sockets = bind(address, self.workers.len());
         let bound = sockets.as_ref().ok().and_then(|sockets| sockets.first()).and_then(|socket| socket.local_addr().ok());
-        let error = sockets.as_ref().err().map(ToString::to_string);
-        self.status.listener_tried(name, ListenerStatus { address: wanted, protocol, bound, error });
+        self.note(&shared, bound, sockets.as_ref().err().map(ToString::to_string));
         let (Ok(sockets), Some(bound)) = (sockets, bound) else { return };
         tracing::info!(listener = %name, address = %bound, ?protocol, tls = listener.tls.is_some(), "listening");
-        let label = [("listener", name.as_str())];
-        let shared = Arc::new(ListenerShared {
-            name: name.clone(),
-            protocol,
-            open: 0.into(),
-            accepted: self.meter.counter(names::CONNECTIONS, &label),
-            open_gauge: self.meter.gauge(names::CONNECTIONS_OPEN, &label),
-        });
         for (worker, socket) in self.workers.iter().zip(sockets) {
             worker.tell(Command::Listen { shared: shared.clone(), settings: listener.clone(), socket });
         }
-        self.open.insert(name.clone(), Open { wanted, protocol });
+        self.open.insert(name.clone(), Open { shared, bound });
+    }
+
+    fn shared(&self, id: u64, name: &Name, address: SocketAddr, protocol: ListenerProtocol) -> Arc<ListenerShared> {
+        let label = [("listener", name.as_str())];
+        Arc::new(ListenerShared {
+            id,
+            name: name.clone(),
+            address,
+            protocol,
+            open: AtomicU32::new(0),
+            accepted: self.meter.counter(names::CONNECTIONS, &label),
+            open_gauge: self.meter.gauge(names::CONNECTIONS_OPEN, &label),
+            renamed: OnceLock::new(),
+        })
+    }
+
+    fn note(&self, shared: &ListenerShared, bound: Option<SocketAddr>, error: Option<String>) {
+        let status = ListenerStatus { address: shared.address, protocol: shared.protocol, bound, error };
+        self.status.listener_tried(&shared.name, status);
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        self.workers.iter().for_each(|worker| worker.tell(command()));
     }
 }

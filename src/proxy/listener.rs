@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge};
@@ -53,11 +53,15 @@ fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// What all workers share of one listener.
+/// What all workers share of one listener, for as long as it has its name.
 #[derive(Debug)]
 pub struct ListenerShared {
+    /// Unique in this process. Stays when the name changes.
+    pub id: u64,
     /// Its name.
     pub name: Name,
+    /// The address that configuration gives it.
+    pub address: SocketAddr,
     /// What is spoken on it.
     pub protocol: ListenerProtocol,
     /// Connections open on it, over all workers.
@@ -66,19 +70,46 @@ pub struct ListenerShared {
     pub accepted: Counter,
     /// Connections open, as a metric.
     pub open_gauge: Gauge,
+    /// What it goes on as in tables that give its address to another name. Set before the first of them is published.
+    pub renamed: OnceLock<Arc<ListenerShared>>,
+}
+
+impl ListenerShared {
+    /// Whether `table` wants it as it is, name and all.
+    #[must_use]
+    pub fn is_in(&self, table: &RoutingTable) -> bool {
+        table.listeners.get(&self.name).is_some_and(|listener| self.is_at(listener))
+    }
+
+    /// Whether it is what `listener` wants, by whatever name.
+    #[must_use]
+    pub fn is_at(&self, listener: &Listener) -> bool {
+        listener.settings.address == self.address && listener.settings.protocol == self.protocol
+    }
 }
 
 /// A listener as one worker holds it.
 pub(crate) struct ListenerHandle {
-    pub(crate) shared: Arc<ListenerShared>,
+    shared: RefCell<Arc<ListenerShared>>,
     settings: RefCell<(u64, Arc<Listener>)>,
+    /// Connections open on it, of this worker.
+    open: Cell<u32>,
     is_closed: Cell<bool>,
     close: Notify,
 }
 
 impl ListenerHandle {
     pub(crate) fn new(shared: Arc<ListenerShared>, settings: Arc<Listener>) -> Rc<Self> {
-        Rc::new(Self { shared, settings: RefCell::new((0, settings)), is_closed: Cell::new(false), close: Notify::new() })
+        let (shared, settings) = (RefCell::new(shared), RefCell::new((0, settings)));
+        Rc::new(Self { shared, settings, open: Cell::new(0), is_closed: Cell::new(false), close: Notify::new() })
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.shared.borrow().id
+    }
+
+    fn shared(&self) -> Arc<ListenerShared> {
+        self.shared.borrow().clone()
     }
 
     /// Its settings in `table`; those it had last when it is gone from there.
@@ -86,11 +117,26 @@ impl ListenerHandle {
         let mut settings = self.settings.borrow_mut();
         if settings.0 != table.generation {
             settings.0 = table.generation;
-            if let Some(newer) = table.listeners.get(&self.shared.name) {
+            self.follow(table);
+            if let Some(newer) = table.listeners.get(&self.shared.borrow().name) {
                 settings.1 = newer.clone();
             }
         }
         settings.1.clone()
+    }
+
+    /// Takes the name that `table` has for it, and its open connections with it.
+    fn follow(&self, table: &RoutingTable) {
+        let mut shared = self.shared.borrow_mut();
+        let names = std::iter::successors(shared.renamed.get(), |renamed| renamed.renamed.get());
+        // The last one: it may have had the name before, and another one in between that this worker never saw.
+        let Some(renamed) = names.filter(|renamed| renamed.is_in(table)).last().cloned() else { return };
+        let open = self.open.get();
+        renamed.open.fetch_add(open, Ordering::Relaxed);
+        renamed.open_gauge.increment(f64::from(open));
+        shared.open.fetch_sub(open, Ordering::Relaxed);
+        shared.open_gauge.decrement(f64::from(open));
+        *shared = renamed;
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -107,7 +153,7 @@ impl ListenerHandle {
     pub(crate) async fn accept(self: Rc<Self>, worker: Rc<Worker>, socket: std::net::TcpListener) {
         let listener = match TcpListener::from_std(socket) {
             Ok(listener) => listener,
-            Err(error) => return tracing::error!(listener = %self.shared.name, "cannot register its socket: {error}"),
+            Err(error) => return tracing::error!(listener = %self.shared().name, "cannot register its socket: {error}"),
         };
         while !self.is_closed.get() {
             tokio::select! {
@@ -134,14 +180,15 @@ impl ListenerHandle {
             Err(error) => return self.accept_failed(&error).await,
         };
         let limit = worker.with_table(|table| self.settings(table)).settings.limits.connections;
-        let Some(open) = OpenConnection::try_new(&self.shared, limit) else {
-            tracing::debug!(listener = %self.shared.name, %peer, "closed: {limit} connections are open already");
+        let Some(open) = OpenConnection::try_new(self, limit) else {
+            tracing::debug!(listener = %self.shared().name, %peer, "closed: {limit} connections are open already");
             return;
         };
         let (handle, task_worker) = (self.clone(), worker.clone());
+        let protocol = self.shared().protocol;
         worker.spawn(async move {
             let _open = open;
-            match handle.shared.protocol {
+            match protocol {
                 ListenerProtocol::Http => super::http::serve(task_worker, handle, stream, peer).await,
                 ListenerProtocol::Tcp => Box::pin(super::tcp::serve(task_worker, handle, stream, peer)).await,
             }
@@ -152,20 +199,22 @@ impl ListenerHandle {
     async fn accept_failed(&self, error: &io::Error) {
         let is_of_the_connection = matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
         if !is_of_the_connection {
-            tracing::error!(listener = %self.shared.name, "accept: {error}");
+            tracing::error!(listener = %self.shared().name, "accept: {error}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-/// One open connection, counted until it is dropped.
-struct OpenConnection(Arc<ListenerShared>);
+/// One open connection, counted until it is dropped: under the name that its listener has by then.
+struct OpenConnection(Rc<ListenerHandle>);
 
 impl OpenConnection {
-    fn try_new(shared: &Arc<ListenerShared>, limit: u32) -> Option<Self> {
+    fn try_new(handle: &Rc<ListenerHandle>, limit: u32) -> Option<Self> {
+        let shared = handle.shared();
         let open = shared.open.fetch_add(1, Ordering::Relaxed);
+        handle.open.set(handle.open.get() + 1);
         shared.open_gauge.increment(1.0);
-        let counted = Self(shared.clone());
+        let counted = Self(handle.clone());
         shared.accepted.increment(1);
         (open < limit).then_some(counted)
     }
@@ -173,7 +222,11 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.open_gauge.decrement(1.0);
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        // try_borrow: a panic in a drop would end the process.
+        if let Ok(shared) = self.0.shared.try_borrow() {
+            shared.open.fetch_sub(1, Ordering::Relaxed);
+            shared.open_gauge.decrement(1.0);
+        }
     }
 }

@@ -23,7 +23,11 @@ use crate::routing::upstream::{PickRequest, Upstream};
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, stream: TcpStream, peer: SocketAddr) {
-    let (listener, route) = worker.with_table(|table| (handle.settings(table), table.tcp_routes.get(&handle.shared.name).cloned()));
+    let (listener, route) = worker.with_table(|table| {
+        let listener = handle.settings(table);
+        let route = table.tcp_routes.get(&listener.name).cloned();
+        (listener, route)
+    });
     let Some(route) = route else {
         return tracing::debug!(listener = %listener.name, %peer, "closed: no TCP route has this listener");
     };

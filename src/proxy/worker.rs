@@ -19,7 +19,6 @@ use super::pool::Pool;
 use super::tunnel::Tunnels;
 use super::warnings::{Warning, Warnings};
 use crate::access::AccessLog;
-use crate::names::Name;
 use crate::routing::RoutingTable;
 use crate::routing::listener::Listener;
 
@@ -35,8 +34,10 @@ pub enum Command {
         /// This worker's socket.
         socket: std::net::TcpListener,
     },
-    /// Stop accepting on this listener, and end its connections as they become idle.
-    Close(Name),
+    /// Stop accepting on the listener of this id, and end its connections as they become idle.
+    Close(u64),
+    /// The newest table has another name for listeners that are open.
+    Rename,
     /// These endpoints are gone from the table: close what is idle to them.
     Retire(Arc<[u64]>),
     /// The drain time of these endpoints is over: cut what is left to them.
@@ -153,9 +154,9 @@ impl Worker {
                 self.listeners.borrow_mut().push(handle.clone());
                 self.spawn(handle.accept(self.clone(), socket));
             }
-            Command::Close(name) => {
+            Command::Close(id) => {
                 self.listeners.borrow_mut().retain(|listener| {
-                    let is_other = listener.shared.name != name;
+                    let is_other = listener.id() != id;
                     if !is_other {
                         listener.close();
                     }
@@ -163,6 +164,8 @@ impl Worker {
                 });
                 self.alarms.wake_all();
             }
+            // They would notice with their next request or connection; until then metrics would show the old name.
+            Command::Rename => self.with_table(|table| self.listeners.borrow().iter().for_each(|listener| drop(listener.settings(table)))),
             Command::Retire(endpoints) => endpoints.iter().for_each(|endpoint| self.pool.retire(*endpoint)),
             Command::Cut(endpoints) => endpoints.iter().for_each(|endpoint| {
                 self.pool.cut(*endpoint);

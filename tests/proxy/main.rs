@@ -16,6 +16,7 @@ mod h2;
 mod hash;
 mod policies;
 mod pressure;
+mod rename;
 mod retries;
 mod shutdown;
 mod sticky;

@@ -6,7 +6,7 @@ use tokio_tungstenite::tungstenite::Message as Frame;
 
 use crate::support::*;
 
-const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n";
+pub(super) const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n";
 
 /// Answers every upgrade with 101 and these bytes, and then all that comes with itself.
 async fn echo(first: &'static str) -> Endpoint {
