@@ -149,8 +149,11 @@ mod tests {
 
     use super::*;
 
-    /// Content, trailers, and what is left behind the body; None: it is malformed or not over.
-    fn decode<'a>(cuts: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<(Vec<u8>, Vec<String>, Vec<u8>)>, Malformed> {
+    /// Content, names of trailers, and what is left behind the body.
+    type Decoded = (Vec<u8>, Vec<String>, Vec<u8>);
+
+    /// None: it is not over.
+    fn decode<'a>(cuts: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<Decoded>, Malformed> {
         let (mut chunked, mut buf, mut content, mut names) = (Chunked::default(), BytesMut::new(), Vec::new(), Vec::new());
         for cut in cuts {
             buf.extend_from_slice(cut);
@@ -166,7 +169,7 @@ mod tests {
         Ok(chunked.is_end().then(|| (content, names, buf.to_vec())))
     }
 
-    fn whole(text: &str) -> Result<Option<(Vec<u8>, Vec<String>, Vec<u8>)>, Malformed> {
+    fn whole(text: &str) -> Result<Option<Decoded>, Malformed> {
         decode([text.as_bytes()])
     }
 
