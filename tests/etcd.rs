@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Permission, PermissionType};
 use hdrhistogram::Histogram;
-use nuncio::config::providers::{EtcdConfig, EtcdTls};
+use nuncio::config::providers::{ClientTls, EtcdConfig};
 use nuncio::config::{Pem, Snapshot};
 use nuncio::discovery::etcd::{CALL_TIMEOUT, HEARTBEAT_INTERVAL};
 use nuncio::discovery::{EtcdProvider, FeedState, FeedStatus, Provider};
@@ -274,7 +274,7 @@ async fn speaks_tls_both_ways() {
     etcd.spawn();
 
     let (cert, key) = issue("nuncio.test");
-    let tls = EtcdTls {
+    let tls = ClientTls {
         ca: Some(Pem::Path(etcd.directory().join("ca.pem"))),
         cert: Some(Pem::Text(cert)),
         key: Some(Pem::Text(key)),
@@ -284,7 +284,7 @@ async fn speaks_tls_both_ways() {
     let observe = |tls| Observed::new(provider(EtcdConfig { endpoints: vec![url.clone()], tls, ..EtcdConfig::default() }));
     observe(Some(tls.clone())).until("an empty store", is_empty).await;
 
-    for tls in [None, Some(EtcdTls { cert: None, key: None, ..tls.clone() }), Some(EtcdTls { key: None, ..tls.clone() })] {
+    for tls in [None, Some(ClientTls { cert: None, key: None, ..tls.clone() }), Some(ClientTls { key: None, ..tls.clone() })] {
         let refused = observe(tls);
         refused.until_status("it fails", is_failing).await;
         assert!(refused.feed().latest().is_none());

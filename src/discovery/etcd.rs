@@ -32,7 +32,7 @@ use etcd_client::{
 use super::kv::{Pair, Tree};
 use super::{Provider, ProviderError, Publisher};
 use crate::config::Pem;
-use crate::config::providers::{EtcdConfig, EtcdTls};
+use crate::config::providers::{ClientTls, EtcdConfig};
 use crate::names::Name;
 
 /// For a connection to be made, TLS included.
@@ -324,8 +324,8 @@ async fn timed<T>(limit: Duration, call: impl Future<Output = Result<T, Error>>)
     }
 }
 
-async fn tls_options(endpoint: &str, tls: Option<&EtcdTls>) -> Result<Option<TlsOptions>, Failure> {
-    let default = EtcdTls::default();
+async fn tls_options(endpoint: &str, tls: Option<&ClientTls>) -> Result<Option<TlsOptions>, Failure> {
+    let default = ClientTls::default();
     let tls = match tls {
         Some(tls) => tls,
         None if endpoint.starts_with("https://") => &default,

@@ -1,0 +1,119 @@
+//! An etcd v3 store.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::tls::ClientTls;
+use super::url::{Url, is_server, with_port};
+use crate::config::secrets;
+
+/// An etcd v3 store.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdConfig {
+    /// URLs of the members, such as `"http://10.0.0.5:2379"`. At least one; `https` with `tls`.
+    #[serde(deserialize_with = "deserialize_endpoints")]
+    pub endpoints: Vec<String>,
+    /// What all keys start with. Starts with `/` and does not end with one. Default `"/nuncio"`.
+    #[serde(default = "prefix_default", deserialize_with = "deserialize_prefix")]
+    pub prefix: String,
+    /// Speaks TLS to the members when present. `{}` verifies against the system's roots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// The user to authenticate as. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The user's password. Default: empty.
+    #[serde(default, skip_serializing)]
+    pub password: Option<String>,
+}
+
+/// The etcd of this host.
+impl Default for EtcdConfig {
+    fn default() -> Self {
+        Self { endpoints: vec!["http://127.0.0.1:2379".into()], prefix: prefix_default(), tls: None, username: None, password: None }
+    }
+}
+
+/// Never shows the password: debug output ends in logs.
+impl fmt::Debug for EtcdConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoints, prefix, tls, username, password } = self;
+        let password = password.as_ref().map(|_| "…");
+        f.debug_struct("EtcdConfig")
+            .field("endpoints", endpoints)
+            .field("prefix", prefix)
+            .field("tls", tls)
+            .field("username", username)
+            .field("password", &password)
+            .finish()
+    }
+}
+
+impl EtcdConfig {
+    /// The port of a member whose URL has none.
+    pub const PORT_DEFAULT: u16 = 2379;
+
+    /// Whether the settings go together.
+    ///
+    /// # Errors
+    /// A sentence that names the first that does not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let scheme = if self.tls.is_some() { "https://" } else { "http://" };
+        if let Some(other) = self.endpoints.iter().find(|endpoint| !endpoint.starts_with(scheme)) {
+            let other = other.split("://").next().unwrap_or_default();
+            let reason = if self.tls.is_some() { "with `tls`" } else { "without `tls`" };
+            return Err(format!("`endpoints` must start with {scheme} {reason}, not with {other}://"));
+        }
+        if self.password.is_some() && self.username.is_none() {
+            return Err("`password` needs a `username`".into());
+        }
+        self.tls.as_ref().map_or(Ok(()), ClientTls::check)
+    }
+
+    /// Reads what follows `etcd://`, or with `tls` `etcds://`.
+    pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
+        let Url { user, password, hosts, path } = Url::parse(rest)?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = |host: &&str| {
+            let url = format!("{scheme}://{}", with_port(host, Self::PORT_DEFAULT));
+            check_endpoint(&url).map(|()| url)
+        };
+        let prefix = if path.len() > 1 { parse_prefix(path)? } else { prefix_default() };
+        Ok(Self { endpoints: hosts.iter().map(endpoint).collect::<Result<_, _>>()?, prefix, tls, username: user, password })
+    }
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), String> {
+    if is_server(endpoint) {
+        return Ok(());
+    }
+    Err(format!("`{}` is not the URL of an etcd member, such as \"http://10.0.0.5:2379\"", secrets::mask(endpoint)))
+}
+
+fn parse_prefix(text: &str) -> Result<String, String> {
+    let prefix = text.trim_end_matches('/');
+    if prefix.starts_with('/') && !prefix.contains("//") {
+        return Ok(prefix.to_string());
+    }
+    Err(format!("`{text}` is not a prefix of keys, such as \"/nuncio\""))
+}
+
+fn prefix_default() -> String {
+    "/nuncio".into()
+}
+
+fn deserialize_prefix<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_prefix(&text).map_err(serde::de::Error::custom)
+}
+
+fn deserialize_endpoints<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let endpoints = Vec::<String>::deserialize(deserializer)?;
+    if endpoints.is_empty() {
+        return Err(serde::de::Error::custom("`endpoints` needs at least one URL"));
+    }
+    endpoints.iter().try_for_each(|endpoint| check_endpoint(endpoint)).map_err(serde::de::Error::custom)?;
+    Ok(endpoints)
+}

@@ -1,0 +1,117 @@
+//! Which providers to watch: `[providers.NAME]` of a configuration file, or a URL on the command line.
+
+//!
+//! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS.
+
+mod etcd;
+mod file;
+mod tls;
+mod url;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::etcd::EtcdConfig;
+pub use self::file::FileProviderConfig;
+pub use self::tls::ClientTls;
+use super::deserialize::DecodeError;
+use super::node::Node;
+use crate::suggest;
+
+/// A provider's settings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ProviderConfig {
+    /// An etcd v3 store.
+    Etcd(EtcdConfig),
+    /// A file, or a directory of them.
+    File(FileProviderConfig),
+}
+
+impl ProviderConfig {
+    /// The kinds of providers, as a table's name or its `type` says them.
+    pub(super) const KINDS: [&'static str; 2] = ["etcd", "file"];
+
+    /// Reads the settings of this kind. None: there is no such kind.
+    pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
+        match kind {
+            "etcd" => Some(EtcdConfig::deserialize(settings).and_then(|etcd| {
+                etcd.check().map_err(DecodeError::new)?;
+                Ok(Self::Etcd(etcd))
+            })),
+            "file" => Some(FileProviderConfig::deserialize(settings).map(Self::File)),
+            _ => None,
+        }
+    }
+
+    /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `file:///path`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong. It never quotes a password.
+    pub fn parse_url(url: &str) -> Result<Self, String> {
+        let known = SCHEMES.map(|scheme| format!("{scheme}://")).join(", ");
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err(format!("a provider's URL starts with one of {known}"));
+        };
+        match scheme {
+            "etcd" => EtcdConfig::parse_url(rest, None).map(Self::Etcd),
+            "etcds" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd),
+            "file" if rest.is_empty() => Err("a file URL needs a path, such as file:///etc/nuncio".into()),
+            "file" => Ok(Self::File(FileProviderConfig { path: rest.into() })),
+            _ => {
+                let near = suggest::nearest(scheme, SCHEMES).map(|near| format!("; did you mean {near}://?")).unwrap_or_default();
+                Err(format!("unknown provider {scheme}://: the known ones are {known}{near}"))
+            }
+        }
+    }
+}
+
+/// The schemes of provider URLs.
+const SCHEMES: [&str; 3] = ["etcd", "etcds", "file"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn etcd(url: &str) -> EtcdConfig {
+        match ProviderConfig::parse_url(url).unwrap() {
+            ProviderConfig::Etcd(etcd) => etcd,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_url_is_a_whole_configuration() {
+        let config = etcd("etcd://root:a%40b@10.0.0.5:2380,[::1]:2379,etcd/edge/");
+        assert_eq!(config.endpoints, ["http://10.0.0.5:2380", "http://[::1]:2379", "http://etcd:2379"]);
+        assert_eq!((config.username.as_deref(), config.password.as_deref()), (Some("root"), Some("a@b")));
+        assert_eq!(config.prefix, "/edge");
+        assert!(!format!("{config:?}").contains("a@b"));
+    }
+
+    #[test]
+    fn the_rest_has_defaults() {
+        let config = etcd("etcds://etcd");
+        assert_eq!((config.prefix.as_str(), config.tls), ("/nuncio", Some(ClientTls::default())));
+        assert_eq!(config.endpoints, ["https://etcd:2379"]);
+        assert_eq!(etcd("etcd://[::1]").endpoints, ["http://[::1]:2379"]);
+        let file = FileProviderConfig { path: "/etc/nuncio".into() };
+        assert_eq!(ProviderConfig::parse_url("file:///etc/nuncio"), Ok(ProviderConfig::File(file)));
+    }
+
+    #[test]
+    fn what_is_no_url_says_so_without_its_password() {
+        for (url, expected) in [
+            ("10.0.0.5:2379", "etcd://, etcds://, file://"),
+            ("etdc://10.0.0.5", "did you mean etcd://?"),
+            ("etcd://", "not the URL of an etcd member"),
+            ("etcd://a:geheim@/x", "not the URL of an etcd member"),
+            ("etcd://a:geheim@b c", "not the URL of an etcd member"),
+            ("etcd://a,,b", "not the URL of an etcd member"),
+            ("etcd://a//x", "not a prefix"),
+            ("file://", "needs a path"),
+        ] {
+            let error = ProviderConfig::parse_url(url).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("geheim"), "{url}: {error}");
+        }
+    }
+}
