@@ -77,7 +77,7 @@ const PROCESS: &[&str] = &[
 const LINES_MAX: usize = 600;
 
 /// Longer files, and why they are not split.
-const LONG: &[(&str, &str)] = &[("proxy/exchange.rs", "one request and its response, start to end: the parts share most of their state")];
+const LONG: &[(&str, &str)] = &[];
 
 /// One file of src/.
 struct Source {

@@ -7,6 +7,7 @@
 //! | `http` | one client connection that speaks HTTP: TLS, protocol, the loop over its requests |
 //! | `head` | is there exactly one way to read this request? |
 //! | `exchange` | one request and its response, start to end |
+//! | `forward`, `outgoing` | a request on its way to an upstream: attempts, and the head that endpoints get |
 //! | [`forwarded`] | who the client is, and what endpoints are told of it |
 //! | `flood` | HTTP/2 frames that cost us and bring nothing |
 //! | `body` | bodies, streamed through |
@@ -28,11 +29,13 @@ mod deadline;
 mod error;
 mod exchange;
 mod flood;
+mod forward;
 pub mod forwarded;
 pub mod h1;
 mod head;
 mod http;
 pub mod listener;
+mod outgoing;
 mod pool;
 mod stream;
 mod tcp;

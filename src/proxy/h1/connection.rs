@@ -78,11 +78,11 @@ pub(crate) struct Failed {
 }
 
 /// A response whose body is still with the endpoint.
-pub(crate) struct Answer {
+pub(crate) struct Answer<B> {
     pub(crate) head: response::Parts,
     /// The protocol that the endpoint switches to, with status 101.
     pub(crate) upgrade: Option<HeaderValue>,
-    pub(crate) body: Download,
+    pub(crate) body: B,
 }
 
 impl Connection {
@@ -103,7 +103,7 @@ impl Connection {
 
     /// Sends a request and waits for the head of its response. Once that is there, what is left of the request goes on by itself, as long as
     /// any of it moves within `idle`.
-    pub(crate) async fn send(mut self, head: &Parts, body: Option<&Rc<ClientBody>>, idle: Duration) -> Result<Answer, Failed> {
+    pub(crate) async fn send(mut self, head: &Parts, body: Option<&Rc<ClientBody>>, idle: Duration) -> Result<Answer<Download>, Failed> {
         let mut upload = Some(Upload::new(head, body, std::mem::take(&mut self.buffer)));
         let mut exchange = Exchange { interim: 0, was_sent: false, unsent: None };
         let received = poll_fn(|cx| exchange.poll(&mut self, &mut upload, &head.method, cx)).await;
