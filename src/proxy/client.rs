@@ -2,13 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::alarm::Alarm;
 use super::forwarded::{self, PeerHeaders};
@@ -45,6 +49,8 @@ pub(crate) struct Client {
     /// The end of the time that a route gives to the request in progress. HTTP/2: the task of its stream takes it from here.
     pub(crate) deadline: RefCell<Option<Rc<Alarm>>>,
     phase: Cell<Phase>,
+    /// Whether something is written that the client does not take.
+    is_blocked: Cell<bool>,
     streams: Cell<u32>,
 }
 
@@ -71,9 +77,28 @@ fn peer_headers(peer: SocketAddr, local: SocketAddr, is_tls: bool, listener: &Li
     PeerHeaders::new(peer, local.port(), &listener.settings.trusted_proxies, listener.settings.forwarded)
 }
 
+/// How long after an exchange a connection is ready for the next one at once. Then it is parked: it keeps its socket and next to nothing else.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+
+/// The most bytes that wake a parked connection at once.
+const WAKE_BYTES: usize = 2048;
+
+/// What an HTTP/1.1 connection may still do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// Go on.
+    Within,
+    /// Nothing is in flight, and has not been for a while: park.
+    Park,
+    /// A limit is over: end.
+    Over,
+}
+
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
+    /// For the first byte of a request, which is likely to come soon.
+    Settling,
     /// For the first byte of a request.
     Idle,
     /// For the rest of a head.
@@ -112,6 +137,7 @@ impl Client {
             peer_headers,
             deadline: RefCell::default(),
             phase,
+            is_blocked: Cell::new(false),
             streams,
         })
     }
@@ -143,15 +169,45 @@ impl Client {
     /// HTTP/1.1: the exchange is over, the next request may come.
     pub(crate) fn end_exchange(&self) {
         if self.phase.get() == Phase::Exchange {
-            self.phase.set(Phase::Idle);
-            self.alarm.set(self.timeouts.client_idle);
+            self.phase.set(Phase::Settling);
+            self.alarm.set(PARK_AFTER.min(self.timeouts.client_idle));
             self.deadline.take();
         }
     }
 
-    /// HTTP/1.1: whether a limit is over, so that the connection is to end.
-    pub(crate) fn is_over(&self, cx: &Context<'_>) -> bool {
-        self.alarm.poll(cx) || self.deadline.borrow().as_ref().is_some_and(|deadline| deadline.poll(cx))
+    /// HTTP/1.1: how far the connection is with its limits.
+    pub(crate) fn limit(&self, cx: &Context<'_>) -> Limit {
+        let is_over = self.alarm.poll(cx) || self.deadline.borrow().as_ref().is_some_and(|deadline| deadline.poll(cx));
+        match self.phase.get() {
+            _ if !is_over => Limit::Within,
+            Phase::Settling if self.timeouts.client_idle > PARK_AFTER => {
+                self.phase.set(Phase::Idle);
+                self.alarm.set(self.timeouts.client_idle.saturating_sub(PARK_AFTER));
+                let _ = self.alarm.poll(cx);
+                // What the client has not read yet is with hyper.
+                if self.is_blocked.get() { Limit::Within } else { Limit::Park }
+            }
+            _ => Limit::Over,
+        }
+    }
+
+    /// HTTP/1.1: waits, parked, for the next bytes. None: the connection is to end.
+    pub(crate) async fn woken<S: AsyncRead + Unpin>(&self, stream: &mut S) -> Option<Bytes> {
+        poll_fn(|cx| {
+            // On the stack, not in the future: that is what parking is for.
+            let mut bytes = [MaybeUninit::uninit(); WAKE_BYTES];
+            let mut bytes = ReadBuf::uninit(&mut bytes);
+            let read = Pin::new(&mut *stream).poll_read(cx, &mut bytes);
+            match read {
+                Poll::Ready(Ok(())) if !bytes.filled().is_empty() => {
+                    self.progress(Direction::Read);
+                    Poll::Ready(Some(Bytes::copy_from_slice(bytes.filled())))
+                }
+                Poll::Pending if !self.is_draining() && !self.alarm.poll(cx) => Poll::Pending,
+                Poll::Ready(_) | Poll::Pending => Poll::Ready(None),
+            }
+        })
+        .await
     }
 
     /// HTTP/2 begins.
@@ -180,8 +236,13 @@ impl Client {
 
     /// Bytes were read from the client, or written to it.
     pub(crate) fn progress(&self, direction: Direction) {
+        match direction {
+            Direction::Blocked => return self.is_blocked.set(true),
+            Direction::Written => self.is_blocked.set(false),
+            Direction::Read => {}
+        }
         match self.phase.get() {
-            Phase::Idle if direction == Direction::Read => {
+            Phase::Settling | Phase::Idle if direction == Direction::Read => {
                 self.phase.set(Phase::Head);
                 self.alarm.set(self.timeouts.client_header);
             }
@@ -189,7 +250,7 @@ impl Client {
             Phase::Multiplexed if self.streams.get() > 0 => self.alarm.set(self.timeouts.client_idle * 8),
             Phase::Multiplexed if self.is_draining() => self.alarm.set(GOODBYE_GRACE.min(self.timeouts.client_idle)),
             Phase::Multiplexed => self.alarm.set(self.timeouts.client_idle),
-            Phase::Idle | Phase::Head | Phase::Exchange => {}
+            Phase::Settling | Phase::Idle | Phase::Head | Phase::Exchange => {}
         }
     }
 }

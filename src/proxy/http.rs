@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::body::ResponseBody;
-use super::client::{Client, Stream};
+use super::client::{Client, Limit, Stream};
 use super::deadline::Streams;
 use super::exchange::answer;
 use super::flood::{Budget, Metered, REQUEST_FORGIVES};
@@ -74,7 +74,23 @@ async fn serve_plain(client: Rc<Client>, mut stream: TcpStream, limits: Listener
     }
 }
 
+/// Between requests that are far apart there is no HTTP on the connection, only a socket that waits.
 async fn serve_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client>, prefix: Bytes, stream: S, limits: ListenerLimits) {
+    let mut came = Some((stream, prefix));
+    while let Some((stream, bytes)) = came.take() {
+        // Boxed, so that nothing of it is kept meanwhile.
+        let Some(mut stream) = Box::pin(speak_h1(&client, bytes, stream, limits)).await else { return };
+        came = client.woken(&mut stream).await.map(|bytes| (stream, bytes));
+    }
+}
+
+/// Answers requests. Gives the stream back when none has come for a while.
+async fn speak_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    client: &Rc<Client>,
+    prefix: Bytes,
+    stream: S,
+    limits: ListenerLimits,
+) -> Option<S> {
     let service = service_fn(|request: Request<Incoming>| {
         let client = client.clone();
         async move {
@@ -97,23 +113,27 @@ async fn serve_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
             polled = Pin::new(&mut connection).poll(cx);
         }
         match polled {
-            Poll::Ready(end) => Poll::Ready(Some(end)),
-            Poll::Pending if client.is_over(cx) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
+            Poll::Ready(end) => Poll::Ready(Ok(end)),
+            Poll::Pending => match client.limit(cx) {
+                Limit::Within => Poll::Pending,
+                limit => Poll::Ready(Err(limit)),
+            },
         }
     })
     .await;
     match end {
-        None => tracing::debug!(peer = %client.peer, "closed: nothing came, or went, for too long, or a request took too long"),
-        Some(Err(error)) => tracing::debug!(peer = %client.peer, "closed: {error}"),
-        Some(Ok(())) => {
+        Err(Limit::Park) => return Some(connection.into_parts().io.into_inner().into_inner().into_inner()),
+        Err(_) => tracing::debug!(peer = %client.peer, "closed: nothing came, or went, for too long, or a request took too long"),
+        Ok(Err(error)) => tracing::debug!(peer = %client.peer, "closed: {error}"),
+        Ok(Ok(())) => {
             let upgrade = client.upgrade.borrow_mut().take();
             if let Some(upgrade) = upgrade {
                 let parts = connection.into_parts();
-                tunnel::upgraded(&client, upgrade, parts.io.into_inner().into_inner(), parts.read_buf).await;
+                tunnel::upgraded(client, upgrade, parts.io.into_inner().into_inner(), parts.read_buf).await;
             }
         }
     }
+    None
 }
 
 async fn serve_h2<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client>, prefix: Bytes, stream: S, limits: ListenerLimits) {

@@ -23,6 +23,11 @@ impl<S> Prefixed<S> {
     pub(crate) fn new(prefix: Bytes, inner: S) -> Self {
         Self { prefix, inner }
     }
+
+    /// The stream, once what was read ahead of it is taken.
+    pub(crate) fn into_inner(self) -> S {
+        self.inner
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
@@ -67,9 +72,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
 pub(crate) enum Direction {
     Read,
     Written,
+    /// None could be written: the peer does not read.
+    Blocked,
 }
 
-/// A stream that tells of every byte that goes either way.
+/// A stream that tells of every byte that goes either way, and when none can be written.
 pub(crate) struct Watched<S, F> {
     inner: S,
     on_progress: F,
@@ -85,8 +92,10 @@ impl<S, F: Fn(Direction)> Watched<S, F> {
     }
 
     fn tell(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(1..)) = written {
-            (self.on_progress)(Direction::Written);
+        match written {
+            Poll::Ready(Ok(1..)) => (self.on_progress)(Direction::Written),
+            Poll::Pending => (self.on_progress)(Direction::Blocked),
+            Poll::Ready(_) => {}
         }
         written
     }
@@ -110,7 +119,11 @@ impl<S: AsyncWrite + Unpin, F: Fn(Direction) + Unpin> AsyncWrite for Watched<S, 
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        if flushed.is_pending() {
+            (self.on_progress)(Direction::Blocked);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::alarm::Alarm;
 use super::client::Client;
 use super::exchange::Held;
-use super::stream::{Prefixed, SharedStream, Watched};
+use super::stream::{Direction, Prefixed, SharedStream, Watched};
 use crate::routing::endpoint::Lease;
 
 /// How long an upgraded connection may be silent both ways.
@@ -99,7 +99,14 @@ where
 {
     let tunnel = tunnels.open(lease.endpoint().id);
     alarm.set(idle);
-    let (mut near, mut far) = (Watched::new(near, |_| alarm.set(idle)), far);
+    let (mut near, mut far) = (
+        Watched::new(near, |direction| {
+            if direction != Direction::Blocked {
+                alarm.set(idle)
+            }
+        }),
+        far,
+    );
     let mut copy = pin!(tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER_BYTES, BUFFER_BYTES));
     let mut cut = pin!(tunnel.cut.notified());
     poll_fn(|cx| {

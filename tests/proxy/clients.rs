@@ -6,6 +6,8 @@ use crate::support::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
 const LIMIT: Duration = Duration::from_millis(400);
+/// Longer than a connection is kept ready for its next request.
+const REST: Duration = Duration::from_millis(1_400);
 
 /// A server that gives a head and a pause `LIMIT` each.
 async fn impatient(endpoint: &Endpoint, header: &str, idle: &str) -> Proxy {
@@ -176,4 +178,71 @@ async fn connections_are_bounded() {
     within("a free place", retry).await;
     second.send(GET).await;
     assert_eq!(second.response().await.status(), 200);
+}
+
+/// A request far apart from the last one finds its connection as it was left, whole or byte by byte, with TLS and without.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_rested_serves_on() {
+    let endpoint = Endpoint::replying(|request| response(200, request.target())).await;
+    let authority = Authority::new();
+    let certificate = authority.certify(&["a.test"]);
+    let plain = Proxy::to(&[endpoint.address]).await;
+    let tls = Proxy::start(&(to(&[endpoint.address], "").replace("[routes.web]", "tls = {}\n[routes.web]") + &certificate.toml("a"))).await;
+    let secure = connect_tls(tls.address(), "a.test", authority.client(&["http/1.1"])).await.unwrap();
+    for mut client in [plain.connect().await, secure.wire] {
+        for round in 0..2 {
+            client.send(format!("GET /{round} HTTP/1.1\r\nHost: a.test\r\n\r\n")).await;
+            assert_eq!(client.response().await.text(), format!("/{round}"));
+            assert!(client.is_silent_for(REST).await);
+        }
+        for byte in "GET /slowly HTTP/1.1\r\nHost: a.test\r\n\r\n".bytes() {
+            client.send([byte]).await;
+        }
+        assert_eq!(client.response().await.text(), "/slowly");
+        assert!(client.is_silent_for(REST).await);
+        client.send("GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\nGET /2 HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        assert_eq!((client.response().await.text(), client.response().await.text()), ("/1", "/2"));
+    }
+}
+
+/// It keeps the limit of idle connections, and ends at once when its listener goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_rests_still_ends() {
+    let endpoint = Endpoint::answering("ok").await;
+    let patient = Proxy::to(&[endpoint.address]).await;
+    let short = impatient(&endpoint, "60s", "2500ms").await;
+    let mut idle = short.connect().await;
+    let mut client = patient.connect().await;
+    for client in [&mut idle, &mut client] {
+        client.send(GET).await;
+        assert_eq!(client.response().await.status(), 200);
+    }
+    let started = Instant::now();
+    assert!(client.is_silent_for(REST).await);
+    let ended = tokio::spawn(async move { client.ended().await });
+    let mut patient = patient;
+    patient.update(|config| config.listeners.clear()).await;
+    within("the listener's connection ends", ended).await.unwrap();
+    idle.ended().await;
+    assert!(started.elapsed() >= Duration::from_millis(2_000), "ended after {:?}", started.elapsed());
+}
+
+/// A response that the client has not read is not forgotten, however long it takes. Of one of these sizes the last part is with the
+/// proxy when the endpoint has sent all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_is_read_late_is_whole() {
+    const STEP: usize = 256 << 10;
+    let endpoint = Endpoint::replying(|request| response(200, &"x".repeat(request.target()[1..].parse().unwrap()))).await;
+    let proxy = Proxy::to(&[endpoint.address]).await;
+    let mut clients = Vec::new();
+    for bytes in (1..=32).map(|number| number * STEP) {
+        let mut client = proxy.connect().await;
+        client.send(format!("GET /{bytes} HTTP/1.1\r\nHost: a.test\r\n\r\n")).await;
+        clients.push((client, bytes));
+    }
+    eventually("the requests arrive", || endpoint.requests().len() == clients.len()).await;
+    tokio::time::sleep(REST).await;
+    for (mut client, bytes) in clients {
+        assert_eq!(client.response().await.body.len(), bytes);
+    }
 }
