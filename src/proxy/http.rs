@@ -79,18 +79,22 @@ async fn serve_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
     let mut came = Some((stream, prefix));
     while let Some((stream, bytes)) = came.take() {
         // Boxed, so that nothing of it is kept meanwhile.
-        let Some(mut stream) = Box::pin(speak_h1(&client, bytes, stream, limits)).await else { return };
-        came = client.woken(&mut stream).await.map(|bytes| (stream, bytes));
+        let Some((mut stream, ahead)) = Box::pin(speak_h1(&client, bytes, stream, limits)).await else { return };
+        // Of a request that has begun, HTTP waits for the rest: that limit counts from here, and it is not parked again.
+        came = match ahead.is_empty() {
+            true => client.woken(&mut stream).await.map(|bytes| (stream, bytes)),
+            false => Some((stream, ahead)),
+        };
     }
 }
 
-/// Answers requests. Gives the stream back when none has come for a while.
+/// Answers requests. Gives the stream back when none has come for a while, with what was read of one that has begun.
 async fn speak_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     client: &Rc<Client>,
     prefix: Bytes,
     stream: S,
     limits: ListenerLimits,
-) -> Option<S> {
+) -> Option<(S, Bytes)> {
     let service = service_fn(|request: Request<Incoming>| {
         let client = client.clone();
         async move {
@@ -122,7 +126,10 @@ async fn speak_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     })
     .await;
     match end {
-        Err(Limit::Park) => return Some(connection.into_parts().io.into_inner().into_inner().into_inner()),
+        Err(Limit::Park) => {
+            let parts = connection.into_parts();
+            return Some((parts.io.into_inner().into_inner().into_inner(), parts.read_buf));
+        }
         Err(_) => tracing::debug!(peer = %client.peer, "closed: nothing came, or went, for too long, or a request took too long"),
         Ok(Err(error)) => tracing::debug!(peer = %client.peer, "closed: {error}"),
         Ok(Ok(())) => {

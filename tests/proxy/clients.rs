@@ -205,6 +205,19 @@ async fn a_connection_that_rested_serves_on() {
     }
 }
 
+/// What came of the next request along with the last one is not forgotten, however late the rest comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_beginning_of_a_request_survives_a_rest() {
+    let endpoint = Endpoint::replying(|request| response(200, request.target())).await;
+    let proxy = Proxy::to(&[endpoint.address]).await;
+    let mut client = proxy.connect().await;
+    client.send("GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\nGET /2 HT").await;
+    assert_eq!(client.response().await.text(), "/1");
+    assert!(client.is_silent_for(REST).await);
+    client.send("TP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert_eq!(client.response().await.text(), "/2");
+}
+
 /// It keeps the limit of idle connections, and ends at once when its listener goes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_rests_still_ends() {
