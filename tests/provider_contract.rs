@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use nuncio::config::providers::EtcdConfig;
 use nuncio::discovery::kv::{Pair, Tree};
-use nuncio::discovery::{EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
+use nuncio::discovery::{Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
 use nuncio::names::Name;
 use support::etcd::{Etcd, TXN_OPERATIONS_MAX, Writer};
+use support::etcd2::Etcd2Writer;
 use support::relay::Relay;
 use support::{DEADLINE, Observed, Recorder, endpoints, is_empty};
 
@@ -52,6 +53,8 @@ macro_rules! contract {
 
 contract!(etcd: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
+contract!(etcd2: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared
+    thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(program: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys);
 
@@ -59,6 +62,7 @@ contract!(program: first_snapshot update delete empty_is_not_absent malformed_va
 #[allow(non_camel_case_types)]
 mod stores {
     pub(super) type etcd = super::EtcdStore;
+    pub(super) type etcd2 = super::Etcd2Store;
     pub(super) type program = super::ProgramStore;
 }
 
@@ -269,6 +273,51 @@ impl Store for EtcdStore {
 }
 
 impl Losable for EtcdStore {
+    async fn lose(&mut self) {
+        self.relay.cut();
+    }
+
+    async fn find(&mut self) {
+        self.relay.mend();
+    }
+}
+
+/// Keys of an etcd's v2 API, which knows no transactions, reached through a relay that can be cut.
+struct Etcd2Store {
+    _etcd: Etcd,
+    relay: Relay,
+    writer: Etcd2Writer,
+}
+
+impl Store for Etcd2Store {
+    async fn start() -> Self {
+        let etcd = support::etcd2::start().await;
+        let relay = Relay::to(etcd.address()).await;
+        let writer = Etcd2Writer::new(etcd.address());
+        Self { _etcd: etcd, relay, writer }
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        let endpoints = vec![format!("http://{}", self.relay.address())];
+        Box::new(Etcd2Provider::new(Name::literal("etcd2"), EtcdConfig { endpoints, ..EtcdConfig::default() }))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.writer.put(&EtcdStore::key(path), value).await;
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        for (path, value) in pairs {
+            self.put(path, value).await;
+        }
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.writer.delete(&EtcdStore::key(path)).await;
+    }
+}
+
+impl Losable for Etcd2Store {
     async fn lose(&mut self) {
         self.relay.cut();
     }

@@ -8,6 +8,8 @@
 //! | [`supervise`] | runs providers, retries them, keeps what each published last |
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layout that all stores share |
 //! | [`etcd`] | keys of an etcd v3 cluster |
+//! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
+//! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
 //! | [`program`] | the program that embeds us |
 //! | [`mod@file`] | a configuration file, or a directory of them; `trace`: what its path leads to |
 
@@ -18,13 +20,17 @@ use crate::config::Snapshot;
 use crate::names::Name;
 
 pub mod etcd;
+pub mod etcd2;
+mod etcd2_mirror;
 pub mod file;
+mod http_client;
 pub mod kv;
 pub mod program;
 pub mod supervise;
 mod trace;
 
 pub use etcd::EtcdProvider;
+pub use etcd2::Etcd2Provider;
 pub use program::{ProgramHandle, ProgramProvider};
 pub use supervise::{Feed, FeedState, FeedStatus, Supervisor};
 

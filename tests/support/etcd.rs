@@ -107,6 +107,24 @@ impl Etcd {
         std::fs::remove_dir_all(self.directory.path().join("data")).expect("our own directory can be deleted");
     }
 
+    /// Copies its data away, or back. For an etcd that does not run.
+    pub fn keep_data(&self) {
+        self.copy_data("data", "kept");
+    }
+
+    /// Puts back the data that [`keep_data`](Self::keep_data) copied: a store restored from a backup.
+    pub fn restore_data(&mut self) {
+        self.wipe();
+        self.copy_data("kept", "data");
+    }
+
+    fn copy_data(&self, from: &str, to: &str) {
+        assert!(self.process.is_none(), "it still runs");
+        let path = |name| self.directory.path().join(name);
+        let status = Command::new("cp").arg("-r").args([path(from), path(to)]).status().expect("cp runs");
+        assert!(status.success(), "the data is copied");
+    }
+
     /// Stops its process as `kill -STOP` does: connections stay, and nothing is answered.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);

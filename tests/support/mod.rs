@@ -13,8 +13,10 @@ use nuncio::discovery::{Feed, FeedStatus, Provider, Publisher, Supervisor};
 use tokio::sync::mpsc;
 
 pub mod etcd;
+pub mod etcd2;
 pub mod http1;
 pub mod relay;
+pub mod stub;
 
 /// Longer than anything that works can take, on a machine that is busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(20);

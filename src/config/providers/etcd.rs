@@ -1,4 +1,4 @@
-//! An etcd v3 store.
+//! An etcd store, by its v3 or its v2 API.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::tls::ClientTls;
 use super::url::{Url, is_server, with_port};
 use crate::config::secrets;
 
-/// An etcd v3 store.
+/// An etcd store, by its v3 or its v2 API.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdConfig {

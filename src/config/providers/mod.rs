@@ -23,27 +23,28 @@ use crate::suggest;
 pub enum ProviderConfig {
     /// An etcd v3 store.
     Etcd(EtcdConfig),
+    /// The v2 API of an etcd store, whose keys are others.
+    Etcd2(EtcdConfig),
     /// A file, or a directory of them.
     File(FileProviderConfig),
 }
 
 impl ProviderConfig {
     /// The kinds of providers, as a table's name or its `type` says them.
-    pub(super) const KINDS: [&'static str; 2] = ["etcd", "file"];
+    pub(super) const KINDS: [&'static str; 3] = ["etcd", "etcd2", "file"];
 
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
         match kind {
-            "etcd" => Some(EtcdConfig::deserialize(settings).and_then(|etcd| {
-                etcd.check().map_err(DecodeError::new)?;
-                Ok(Self::Etcd(etcd))
-            })),
+            "etcd" => Some(deserialize_etcd(settings).map(Self::Etcd)),
+            "etcd2" => Some(deserialize_etcd(settings).map(Self::Etcd2)),
             "file" => Some(FileProviderConfig::deserialize(settings).map(Self::File)),
             _ => None,
         }
     }
 
-    /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `file:///path`.
+    /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
+    /// `etcd2s://…` for the v2 API, `file:///path`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
@@ -55,6 +56,8 @@ impl ProviderConfig {
         match scheme {
             "etcd" => EtcdConfig::parse_url(rest, None).map(Self::Etcd),
             "etcds" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd),
+            "etcd2" => EtcdConfig::parse_url(rest, None).map(Self::Etcd2),
+            "etcd2s" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd2),
             "file" if rest.is_empty() => Err("a file URL needs a path, such as file:///etc/nuncio".into()),
             "file" => Ok(Self::File(FileProviderConfig { path: rest.into() })),
             _ => {
@@ -66,7 +69,13 @@ impl ProviderConfig {
 }
 
 /// The schemes of provider URLs.
-const SCHEMES: [&str; 3] = ["etcd", "etcds", "file"];
+const SCHEMES: [&str; 5] = ["etcd", "etcds", "etcd2", "etcd2s", "file"];
+
+fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
+    let etcd = EtcdConfig::deserialize(settings)?;
+    etcd.check().map_err(DecodeError::new)?;
+    Ok(etcd)
+}
 
 #[cfg(test)]
 mod tests {
@@ -101,7 +110,7 @@ mod tests {
     #[test]
     fn what_is_no_url_says_so_without_its_password() {
         for (url, expected) in [
-            ("10.0.0.5:2379", "etcd://, etcds://, file://"),
+            ("10.0.0.5:2379", "etcd://, etcds://, etcd2://, etcd2s://, file://"),
             ("etdc://10.0.0.5", "did you mean etcd://?"),
             ("etcd://", "not the URL of an etcd member"),
             ("etcd://a:geheim@/x", "not the URL of an etcd member"),
