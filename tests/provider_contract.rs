@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nuncio::config::providers::EtcdConfig;
+use nuncio::config::providers::{ConsulConfig, EtcdConfig};
 use nuncio::discovery::kv::{Pair, Tree};
-use nuncio::discovery::{Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
+use nuncio::discovery::{ConsulProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
 use nuncio::names::Name;
+use support::consul::Consul;
 use support::etcd::{Etcd, TXN_OPERATIONS_MAX, Writer};
 use support::etcd2::Etcd2Writer;
 use support::relay::Relay;
@@ -53,6 +54,8 @@ macro_rules! contract {
 
 contract!(etcd: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
+contract!(consul: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
+    thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(etcd2: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(program: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
@@ -62,6 +65,7 @@ contract!(program: first_snapshot update delete empty_is_not_absent malformed_va
 #[allow(non_camel_case_types)]
 mod stores {
     pub(super) type etcd = super::EtcdStore;
+    pub(super) type consul = super::ConsulStore;
     pub(super) type etcd2 = super::Etcd2Store;
     pub(super) type program = super::ProgramStore;
 }
@@ -273,6 +277,54 @@ impl Store for EtcdStore {
 }
 
 impl Losable for EtcdStore {
+    async fn lose(&mut self) {
+        self.relay.cut();
+    }
+
+    async fn find(&mut self) {
+        self.relay.mend();
+    }
+}
+
+/// Keys of a Consul agent, reached through a relay that can be cut.
+struct ConsulStore {
+    consul: Consul,
+    relay: Relay,
+}
+
+impl ConsulStore {
+    fn key(path: &str) -> String {
+        format!("nuncio/{path}")
+    }
+}
+
+impl Store for ConsulStore {
+    async fn start() -> Self {
+        let consul = Consul::start().await;
+        let relay = Relay::to(consul.stub().address).await;
+        Self { consul, relay }
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        let endpoints = vec![format!("http://{}", self.relay.address())];
+        Box::new(ConsulProvider::new(Name::literal("consul"), ConsulConfig { endpoints, ..ConsulConfig::default() }))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.consul.put(&[(Self::key(path), value.into())]);
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        let pairs: Vec<_> = pairs.iter().map(|(path, value)| (Self::key(path), value.clone())).collect();
+        self.consul.put(&pairs);
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.consul.delete(&Self::key(path));
+    }
+}
+
+impl Losable for ConsulStore {
     async fn lose(&mut self) {
         self.relay.cut();
     }

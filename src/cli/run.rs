@@ -9,7 +9,7 @@ use nuncio::config::server::Admin;
 use nuncio::config::{Endpoint, Listener, ProviderConfig, Route, ServerConfig, Upstream, listener};
 use nuncio::control::check::{Summary, check};
 use nuncio::discovery::file::FileProvider;
-use nuncio::discovery::{Etcd2Provider, EtcdProvider, ProgramProvider};
+use nuncio::discovery::{ConsulProvider, Etcd2Provider, EtcdProvider, ProgramProvider};
 use nuncio::server::ServerBuilder;
 use nuncio::{Name, RoutingConfig, Server};
 
@@ -118,6 +118,7 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
     }
     for provider in urls {
         let name = names.take(match provider {
+            ProviderConfig::Consul(_) => "consul",
             ProviderConfig::Etcd(_) => "etcd",
             ProviderConfig::Etcd2(_) => "etcd2",
             ProviderConfig::File(_) => "file",
@@ -129,6 +130,7 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
 
 fn add(builder: ServerBuilder, name: Name, provider: ProviderConfig) -> ServerBuilder {
     match provider {
+        ProviderConfig::Consul(config) => builder.provider(ConsulProvider::new(name, config)),
         ProviderConfig::Etcd(config) => builder.provider(EtcdProvider::new(name, config)),
         ProviderConfig::Etcd2(config) => builder.provider(Etcd2Provider::new(name, config)),
         ProviderConfig::File(config) => builder.provider(FileProvider::new(name, config.path)),

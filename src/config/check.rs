@@ -54,6 +54,7 @@ mod tests {
             "server",
             "server.access_log",
             "providers.etcd",
+            "providers.consul",
             "providers.etcd.tls",
             "providers.file",
             "listeners.x",

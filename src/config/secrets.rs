@@ -9,7 +9,7 @@ use regex::{Captures, Regex};
 
 /// `text` with each byte of a secret replaced by `*`. Line breaks stay, so that every other byte keeps its place.
 ///
-/// Secrets are the bodies of PEM private keys, what is set to `password`, `sticky_key`, or (if it is long) `key`, and passwords in URLs.
+/// Secrets are the bodies of PEM private keys, what is set to `password`, `token`, `sticky_key`, or (if it is long) `key`, and passwords in URLs.
 #[must_use]
 pub(super) fn mask(text: &str) -> Cow<'_, str> {
     let masked = replace(&PRIVATE_KEY, Cow::Borrowed(text));
@@ -24,7 +24,7 @@ static PRIVATE_KEY: LazyLock<Regex> =
 /// A setting that is secret, in TOML and JSON.
 static SETTING: LazyLock<Regex> = LazyLock::new(|| {
     regex(concat!(
-        r#"\b(?<name>password|sticky_key|key)["']?\s*[=:]\s*"#,
+        r#"\b(?<name>password|token|sticky_key|key)["']?\s*[=:]\s*"#,
         r#"(?<secret>"""(?s:.*?)"""|'''(?s:.*?)'''|"(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|[^\s"',}#]+)"#
     ))
 });
@@ -92,6 +92,7 @@ mod tests {
         check(r#"{"password": 12345, "user": "a"}"#, r#"{"password": *****, "user": "a"}"#);
         check("password = 'x\nuser = 1", "password = '*\nuser = 1");
         check("etcd://root:geheim@10.0.0.1", "etcd://root:******@10.0.0.1");
+        check("token = 'ab'", "token = '**'");
         check("sticky_key = 'ab'", "sticky_key = '**'");
     }
 }

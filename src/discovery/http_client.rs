@@ -59,7 +59,6 @@ impl Credentials {
     }
 
     /// A header field of its own, such as a token. None of it is sent if `value` cannot be one.
-    #[allow(dead_code)]
     pub(super) fn field(name: &'static str, value: &str) -> Self {
         let value = HeaderValue::try_from(value).ok();
         Self(value.map(|value| (HeaderName::from_static(name), secret(value))))

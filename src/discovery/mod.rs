@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`supervise`] | runs providers, retries them, keeps what each published last |
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layout that all stores share |
+//! | [`consul`] | keys of a Consul agent's store |
 //! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
@@ -19,6 +20,7 @@ use std::pin::Pin;
 use crate::config::Snapshot;
 use crate::names::Name;
 
+pub mod consul;
 pub mod etcd;
 pub mod etcd2;
 mod etcd2_mirror;
@@ -29,6 +31,7 @@ pub mod program;
 pub mod supervise;
 mod trace;
 
+pub use consul::ConsulProvider;
 pub use etcd::EtcdProvider;
 pub use etcd2::Etcd2Provider;
 pub use program::{ProgramHandle, ProgramProvider};

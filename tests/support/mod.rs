@@ -12,6 +12,7 @@ use nuncio::config::Snapshot;
 use nuncio::discovery::{Feed, FeedStatus, Provider, Publisher, Supervisor};
 use tokio::sync::mpsc;
 
+pub mod consul;
 pub mod etcd;
 pub mod etcd2;
 pub mod http1;

@@ -3,6 +3,7 @@
 //!
 //! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS.
 
+mod consul;
 mod etcd;
 mod file;
 mod tls;
@@ -10,6 +11,7 @@ mod url;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::consul::ConsulConfig;
 pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;
 pub use self::tls::ClientTls;
@@ -21,6 +23,8 @@ use crate::suggest;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ProviderConfig {
+    /// The key/value store of a Consul agent.
+    Consul(ConsulConfig),
     /// An etcd v3 store.
     Etcd(EtcdConfig),
     /// The v2 API of an etcd store, whose keys are others.
@@ -31,11 +35,15 @@ pub enum ProviderConfig {
 
 impl ProviderConfig {
     /// The kinds of providers, as a table's name or its `type` says them.
-    pub(super) const KINDS: [&'static str; 3] = ["etcd", "etcd2", "file"];
+    pub(super) const KINDS: [&'static str; 4] = ["consul", "etcd", "etcd2", "file"];
 
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
         match kind {
+            "consul" => Some(ConsulConfig::deserialize(settings).and_then(|consul| {
+                consul.check().map_err(DecodeError::new)?;
+                Ok(Self::Consul(consul))
+            })),
             "etcd" => Some(deserialize_etcd(settings).map(Self::Etcd)),
             "etcd2" => Some(deserialize_etcd(settings).map(Self::Etcd2)),
             "file" => Some(FileProviderConfig::deserialize(settings).map(Self::File)),
@@ -44,7 +52,7 @@ impl ProviderConfig {
     }
 
     /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
-    /// `etcd2s://…` for the v2 API, `file:///path`.
+    /// `etcd2s://…` for the v2 API, `consul://TOKEN@host:8500/prefix`, `consuls://…`, `file:///path`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
@@ -54,6 +62,8 @@ impl ProviderConfig {
             return Err(format!("a provider's URL starts with one of {known}"));
         };
         match scheme {
+            "consul" => ConsulConfig::parse_url(rest, None).map(Self::Consul),
+            "consuls" => ConsulConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Consul),
             "etcd" => EtcdConfig::parse_url(rest, None).map(Self::Etcd),
             "etcds" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd),
             "etcd2" => EtcdConfig::parse_url(rest, None).map(Self::Etcd2),
@@ -69,7 +79,7 @@ impl ProviderConfig {
 }
 
 /// The schemes of provider URLs.
-const SCHEMES: [&str; 5] = ["etcd", "etcds", "etcd2", "etcd2s", "file"];
+const SCHEMES: [&str; 7] = ["consul", "consuls", "etcd", "etcds", "etcd2", "etcd2s", "file"];
 
 fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
     let etcd = EtcdConfig::deserialize(settings)?;
@@ -110,7 +120,7 @@ mod tests {
     #[test]
     fn what_is_no_url_says_so_without_its_password() {
         for (url, expected) in [
-            ("10.0.0.5:2379", "etcd://, etcds://, etcd2://, etcd2s://, file://"),
+            ("10.0.0.5:2379", "consul://, consuls://, etcd://, etcds://, etcd2://, etcd2s://, file://"),
             ("etdc://10.0.0.5", "did you mean etcd://?"),
             ("etcd://", "not the URL of an etcd member"),
             ("etcd://a:geheim@/x", "not the URL of an etcd member"),
