@@ -42,7 +42,7 @@ impl Consul {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (states, log) = (state.clone(), asked.clone());
         let stub = Stub::start(move |request| {
-            log.lock().unwrap().push(request.clone());
+            log.lock().expect("nobody panics with it").push(request.clone());
             answer(states.subscribe(), request)
         });
         Self { stub: stub.await, state, asked }
@@ -76,7 +76,7 @@ impl Consul {
 
     /// What it was asked so far.
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().expect("nobody panics with it").clone()
     }
 }
 
