@@ -9,11 +9,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nuncio::config::providers::{ConsulConfig, EtcdConfig};
+use nuncio::config::providers::{ConsulConfig, DockerConfig, EtcdConfig};
 use nuncio::discovery::kv::{Pair, Tree};
-use nuncio::discovery::{ConsulProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
+use nuncio::discovery::{
+    ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider,
+};
 use nuncio::names::Name;
 use support::consul::Consul;
+use support::engine_stub::EngineStub;
 use support::etcd::{Etcd, TXN_OPERATIONS_MAX, Writer};
 use support::etcd2::Etcd2Writer;
 use support::relay::Relay;
@@ -58,12 +61,15 @@ contract!(consul: first_snapshot update delete empty_is_not_absent malformed_val
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(etcd2: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
+contract!(docker: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
+    thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(program: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys);
 
 /// The stores by the names of their providers.
 #[allow(non_camel_case_types)]
 mod stores {
+    pub(super) type docker = super::DockerStore;
     pub(super) type etcd = super::EtcdStore;
     pub(super) type consul = super::ConsulStore;
     pub(super) type etcd2 = super::Etcd2Store;
@@ -370,6 +376,54 @@ impl Store for Etcd2Store {
 }
 
 impl Losable for Etcd2Store {
+    async fn lose(&mut self) {
+        self.relay.cut();
+    }
+
+    async fn find(&mut self) {
+        self.relay.mend();
+    }
+}
+
+/// Labels of containers, one container for each object, which the provider reads through a relay that can be cut.
+struct DockerStore {
+    engine: EngineStub,
+    relay: Relay,
+}
+
+impl DockerStore {
+    fn label(path: &str, value: &str) -> (String, String) {
+        (format!("nuncio.{}", path.replace('/', ".")), value.to_owned())
+    }
+}
+
+impl Store for DockerStore {
+    async fn start() -> Self {
+        let engine = EngineStub::start().await;
+        let relay = Relay::to(engine.address()).await;
+        Self { engine, relay }
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        let endpoint = format!("tcp://{}", self.relay.address()).parse().expect("an address of an engine");
+        Box::new(DockerProvider::new(Name::literal("docker"), DockerConfig { endpoint, ..DockerConfig::default() }))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.engine.run(&[(path.to_owned(), Self::label(path, value))]);
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        let containers: Vec<_> = pairs.iter().map(|(path, value)| (path.clone(), Self::label(path, value))).collect();
+        self.engine.run(&containers);
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.engine.remove(path);
+    }
+}
+
+impl Losable for DockerStore {
     async fn lose(&mut self) {
         self.relay.cut();
     }

@@ -9,7 +9,7 @@ use nuncio::config::server::Admin;
 use nuncio::config::{Endpoint, Listener, ProviderConfig, Route, ServerConfig, Upstream, listener};
 use nuncio::control::check::{Summary, check};
 use nuncio::discovery::file::FileProvider;
-use nuncio::discovery::{ConsulProvider, Etcd2Provider, EtcdProvider, ProgramProvider};
+use nuncio::discovery::{ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, ProgramProvider};
 use nuncio::server::ServerBuilder;
 use nuncio::{Name, RoutingConfig, Server};
 
@@ -43,7 +43,8 @@ pub(super) struct Args {
     /// Sends all requests to this endpoint, or to several in turn. Makes a route and an upstream `default`
     #[arg(long, value_name = "ADDR", requires = "listen", value_parser = Endpoint::parse_address)]
     to: Vec<SocketAddr>,
-    /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS, or file:///PATH
+    /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS; docker:// or
+    /// docker://HOST:PORT; file:///PATH
     #[arg(long, value_name = "URL")]
     provider: Vec<String>,
     #[command(flatten)]
@@ -119,6 +120,7 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
     for provider in urls {
         let name = names.take(match provider {
             ProviderConfig::Consul(_) => "consul",
+            ProviderConfig::Docker(_) => "docker",
             ProviderConfig::Etcd(_) => "etcd",
             ProviderConfig::Etcd2(_) => "etcd2",
             ProviderConfig::File(_) => "file",
@@ -131,6 +133,7 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
 fn add(builder: ServerBuilder, name: Name, provider: ProviderConfig) -> ServerBuilder {
     match provider {
         ProviderConfig::Consul(config) => builder.provider(ConsulProvider::new(name, config)),
+        ProviderConfig::Docker(config) => builder.provider(DockerProvider::new(name, config)),
         ProviderConfig::Etcd(config) => builder.provider(EtcdProvider::new(name, config)),
         ProviderConfig::Etcd2(config) => builder.provider(Etcd2Provider::new(name, config)),
         ProviderConfig::File(config) => builder.provider(FileProvider::new(name, config.path)),

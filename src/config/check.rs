@@ -53,6 +53,8 @@ mod tests {
         for table in [
             "server",
             "server.access_log",
+            "providers.docker",
+            "providers.docker.tls",
             "providers.etcd",
             "providers.consul",
             "providers.etcd.tls",

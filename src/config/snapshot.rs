@@ -91,6 +91,13 @@ pub enum Place {
         /// The store's revision of its last change.
         revision: u64,
     },
+    /// In a label of a container or a service.
+    Label {
+        /// What bears it: `container web-1`, `service web`.
+        bearer: Arc<str>,
+        /// The label, or what all labels of the object start with.
+        label: Arc<str>,
+    },
     /// In the program that embeds us, or on the command line.
     Program {},
 }
@@ -108,6 +115,7 @@ impl fmt::Display for Origin {
         match &self.place {
             Place::File { file, line, column } => write!(f, "{}:{line}:{column}", file.display()),
             Place::Key { key, revision } => write!(f, "{}: key {key}, revision {revision}", self.provider),
+            Place::Label { bearer, label } => write!(f, "{}: {bearer}, label {label}", self.provider),
             Place::Program {} => write!(f, "{}", self.provider),
         }
     }

@@ -84,9 +84,17 @@ impl Tree {
 
     /// Takes over a key that was written. Whether that changes the snapshot.
     pub fn put(&mut self, pair: Pair<'_>) -> bool {
+        self.put_at(pair, None)
+    }
+
+    /// The same, read at `place` if that is not the key itself.
+    fn put_at(&mut self, pair: Pair<'_>, place: Option<Place>) -> bool {
         match locate(&self.prefix, pair.key) {
             Ok(Some((key, slot))) => {
-                let origin = self.origin(key, pair.revision);
+                let origin = match place {
+                    Some(place) => Origin { provider: self.provider.clone(), place },
+                    None => self.origin(key, pair.revision),
+                };
                 self.objects.put(slot, Written { value: pair.value, origin })
             }
             Ok(None) => false,
@@ -111,9 +119,14 @@ impl Tree {
     ///
     /// Every value is decoded again, because a store that was rebuilt may use a revision twice. What comes out equal keeps its `Arc`.
     pub fn replace<'a>(&mut self, pairs: impl IntoIterator<Item = Pair<'a>>) -> bool {
+        self.replace_at(pairs.into_iter().map(|pair| (pair, None)))
+    }
+
+    /// The same, of pairs that were read elsewhere than under their keys, if they say so.
+    pub fn replace_at<'a>(&mut self, pairs: impl IntoIterator<Item = (Pair<'a>, Option<Place>)>) -> bool {
         let mut fresh = Self::new(&self.prefix, self.provider.clone());
-        for pair in pairs {
-            fresh.put(pair);
+        for (pair, place) in pairs {
+            fresh.put_at(pair, place);
         }
         let is_changed = fresh.objects.keep_equal(&self.objects) | (fresh.strays != self.strays);
         *self = fresh;

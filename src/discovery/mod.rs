@@ -8,6 +8,7 @@
 //! | [`supervise`] | runs providers, retries them, keeps what each published last |
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layout that all stores share |
 //! | [`consul`] | keys of a Consul agent's store |
+//! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
 //! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
@@ -21,17 +22,22 @@ use crate::config::Snapshot;
 use crate::names::Name;
 
 pub mod consul;
+pub mod containers;
+pub mod docker;
+mod engine;
 pub mod etcd;
 pub mod etcd2;
 mod etcd2_mirror;
 pub mod file;
 mod http_client;
 pub mod kv;
+pub mod labels;
 pub mod program;
 pub mod supervise;
 mod trace;
 
 pub use consul::ConsulProvider;
+pub use docker::DockerProvider;
 pub use etcd::EtcdProvider;
 pub use etcd2::Etcd2Provider;
 pub use program::{ProgramHandle, ProgramProvider};

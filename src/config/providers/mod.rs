@@ -4,6 +4,7 @@
 //! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS.
 
 mod consul;
+mod docker;
 mod etcd;
 mod file;
 mod tls;
@@ -12,6 +13,7 @@ mod url;
 use serde::{Deserialize, Serialize};
 
 pub use self::consul::ConsulConfig;
+pub use self::docker::{AddressChoice, DockerConfig, EngineAddress};
 pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;
 pub use self::tls::ClientTls;
@@ -25,6 +27,8 @@ use crate::suggest;
 pub enum ProviderConfig {
     /// The key/value store of a Consul agent.
     Consul(ConsulConfig),
+    /// The containers of a Docker engine.
+    Docker(DockerConfig),
     /// An etcd v3 store.
     Etcd(EtcdConfig),
     /// The v2 API of an etcd store, whose keys are others.
@@ -35,7 +39,7 @@ pub enum ProviderConfig {
 
 impl ProviderConfig {
     /// The kinds of providers, as a table's name or its `type` says them.
-    pub(super) const KINDS: [&'static str; 4] = ["consul", "etcd", "etcd2", "file"];
+    pub(super) const KINDS: [&'static str; 5] = ["consul", "docker", "etcd", "etcd2", "file"];
 
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
@@ -43,6 +47,10 @@ impl ProviderConfig {
             "consul" => Some(ConsulConfig::deserialize(settings).and_then(|consul| {
                 consul.check().map_err(DecodeError::new)?;
                 Ok(Self::Consul(consul))
+            })),
+            "docker" => Some(DockerConfig::deserialize(settings).and_then(|docker| {
+                docker.check().map_err(DecodeError::new)?;
+                Ok(Self::Docker(docker))
             })),
             "etcd" => Some(deserialize_etcd(settings).map(Self::Etcd)),
             "etcd2" => Some(deserialize_etcd(settings).map(Self::Etcd2)),
@@ -52,7 +60,8 @@ impl ProviderConfig {
     }
 
     /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
-    /// `etcd2s://…` for the v2 API, `consul://TOKEN@host:8500/prefix`, `consuls://…`, `file:///path`.
+    /// `etcd2s://…` for the v2 API, `consul://TOKEN@host:8500/prefix`, `consuls://…`, `file:///path`, `docker://`,
+    /// `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
@@ -64,6 +73,8 @@ impl ProviderConfig {
         match scheme {
             "consul" => ConsulConfig::parse_url(rest, None).map(Self::Consul),
             "consuls" => ConsulConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Consul),
+            "docker" => DockerConfig::parse_url(rest, None).map(Self::Docker),
+            "dockers" => DockerConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Docker),
             "etcd" => EtcdConfig::parse_url(rest, None).map(Self::Etcd),
             "etcds" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd),
             "etcd2" => EtcdConfig::parse_url(rest, None).map(Self::Etcd2),
@@ -79,7 +90,7 @@ impl ProviderConfig {
 }
 
 /// The schemes of provider URLs.
-const SCHEMES: [&str; 7] = ["consul", "consuls", "etcd", "etcds", "etcd2", "etcd2s", "file"];
+const SCHEMES: [&str; 9] = ["consul", "consuls", "docker", "dockers", "etcd", "etcds", "etcd2", "etcd2s", "file"];
 
 fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
     let etcd = EtcdConfig::deserialize(settings)?;

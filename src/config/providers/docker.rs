@@ -1,0 +1,204 @@
+//! The containers of a Docker engine, or the services of a Swarm.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::tls::ClientTls;
+use super::url::with_port;
+use crate::config::duration;
+
+/// A Docker engine: its containers, or as `swarm` the services of the Swarm that it manages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DockerConfig {
+    /// Where its API is: `"unix:///var/run/docker.sock"` (default), or `"tcp://10.0.0.5:2376"`.
+    pub endpoint: EngineAddress,
+    /// Speaks TLS to a `tcp://` endpoint when present. `{}` verifies against the system's roots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// Which addresses of a container are used. Default `"internal"`.
+    pub address: AddressChoice,
+    /// The network whose addresses are used, of containers that are in several. Default: none; then such a container has to say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// The address at which ports are reached that are published on all addresses of the host. Default: that of a `tcp://` endpoint if
+    /// it is an IP address, else 127.0.0.1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_address: Option<IpAddr>,
+    /// How often everything is looked at, whatever was announced. 100 ms to 10 min. Default 10 s; for `swarm` 500 ms, because nothing
+    /// announces tasks.
+    #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
+    pub poll: Option<Duration>,
+}
+
+/// Where the API of an engine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineAddress {
+    /// A socket in the file system.
+    Unix(PathBuf),
+    /// `host:port`.
+    Tcp(String),
+}
+
+/// Which addresses of a container are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressChoice {
+    /// Its own, on a network that we share with it.
+    #[default]
+    Internal,
+    /// That of the host, with the ports that are published there.
+    Published,
+}
+
+/// The engine of this host.
+impl Default for DockerConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: EngineAddress::Unix(DockerConfig::SOCKET_DEFAULT.into()),
+            tls: None,
+            address: AddressChoice::Internal,
+            network: None,
+            host_address: None,
+            poll: None,
+        }
+    }
+}
+
+impl DockerConfig {
+    /// The socket of an engine that was installed as usual.
+    pub const SOCKET_DEFAULT: &'static str = "/var/run/docker.sock";
+
+    /// The port of a `tcp://` endpoint that names none: 2375, or 2376 with TLS.
+    const PORTS_DEFAULT: [u16; 2] = [2375, 2376];
+
+    /// What `poll` may be.
+    const POLL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+
+    /// The address at which ports are reached that are published on all addresses of the host.
+    #[must_use]
+    pub fn host_address(&self) -> IpAddr {
+        let of_endpoint = || match &self.endpoint {
+            EngineAddress::Tcp(host) => host.rsplit_once(':')?.0.trim_matches(['[', ']']).parse().ok(),
+            EngineAddress::Unix(_) => None,
+        };
+        self.host_address.or_else(of_endpoint).unwrap_or(IpAddr::from([127, 0, 0, 1]))
+    }
+
+    /// Whether the settings go together.
+    ///
+    /// # Errors
+    /// A sentence that names the first that does not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.tls.is_some() && matches!(self.endpoint, EngineAddress::Unix(_)) {
+            return Err("`tls` needs a tcp:// `endpoint`: a unix socket has none".into());
+        }
+        if self.poll.is_some_and(|poll| !Self::POLL_RANGE.contains(&poll)) {
+            return Err("`poll` is from 100ms to 10min".into());
+        }
+        self.tls.as_ref().map_or(Ok(()), ClientTls::check)
+    }
+
+    /// Reads what follows `docker://` or `swarm://`: nothing, the path of a socket, or `host:port`; with `tls` for `dockers://` and
+    /// `swarms://`.
+    pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
+        let [plain, secure] = Self::PORTS_DEFAULT;
+        let endpoint = match rest {
+            "" | "/" if tls.is_some() => return Err("TLS needs the host of an engine, such as dockers://10.0.0.5:2376".into()),
+            "" | "/" => return Ok(Self::default()),
+            path if path.starts_with('/') => format!("unix://{path}"),
+            host => format!("tcp://{}", with_port(host.trim_end_matches('/'), if tls.is_some() { secure } else { plain })),
+        };
+        let config = Self { endpoint: endpoint.parse()?, tls, ..Self::default() };
+        config.check().map(|()| config)
+    }
+}
+
+impl FromStr for EngineAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let error = || {
+            format!("`{text}` is not the address of a Docker engine, such as \"unix:///var/run/docker.sock\" or \"tcp://10.0.0.5:2376\"")
+        };
+        let (scheme, rest) = text.split_once("://").ok_or_else(error)?;
+        match scheme {
+            "unix" if rest.starts_with('/') => Ok(Self::Unix(rest.into())),
+            "tcp" => {
+                let authority: http::uri::Authority = rest.trim_end_matches('/').parse().map_err(|_| error())?;
+                let is_plain = !authority.host().is_empty() && authority.port_u16().is_some() && !authority.as_str().contains('@');
+                if is_plain { Ok(Self::Tcp(authority.to_string())) } else { Err(error()) }
+            }
+            _ => Err(error()),
+        }
+    }
+}
+
+impl fmt::Display for EngineAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(host) => write!(f, "tcp://{host}"),
+        }
+    }
+}
+
+impl Serialize for EngineAddress {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for EngineAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_a_socket_or_a_host() {
+        let check = |rest: &str, tls: Option<ClientTls>, expected: &str| {
+            assert_eq!(DockerConfig::parse_url(rest, tls).unwrap().endpoint.to_string(), expected, "{rest}");
+        };
+        check("", None, "unix:///var/run/docker.sock");
+        check("/run/user/1000/docker.sock", None, "unix:///run/user/1000/docker.sock");
+        check("10.0.0.5", None, "tcp://10.0.0.5:2375");
+        check("[::1]:99", None, "tcp://[::1]:99");
+        check("engine", Some(ClientTls::default()), "tcp://engine:2376");
+    }
+
+    #[test]
+    fn what_is_no_engine_is_refused() {
+        let tls = || Some(ClientTls::default());
+        for (rest, tls, expected) in [
+            ("", tls(), "TLS needs the host"),
+            ("/a.sock", tls(), "a unix socket has none"),
+            ("a b", None, "not the address of a Docker engine"),
+            ("user@host", None, "not the address of a Docker engine"),
+            ("host/path", None, "not the address of a Docker engine"),
+        ] {
+            let error = DockerConfig::parse_url(rest, tls).unwrap_err();
+            assert!(error.contains(expected), "{rest}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_host_is_that_of_the_engine_if_it_says_so() {
+        let check = |rest: &str, expected: &str| {
+            assert_eq!(DockerConfig::parse_url(rest, None).unwrap().host_address().to_string(), expected, "{rest}");
+        };
+        check("", "127.0.0.1");
+        check("10.0.0.5", "10.0.0.5");
+        check("[fd00::1]:2375", "fd00::1");
+        check("engine", "127.0.0.1");
+    }
+}

@@ -1,0 +1,214 @@
+//! The containers of a Docker engine, described by their labels.
+//!
+//! ```text
+//!            ┌─► list ──► publish ──► follow: events since the list ──┐ something happened, or it is time to look
+//!            └────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Events only say "look again", with one exception: a container that was told to end gets no new requests from that moment on, while
+//! it still finishes those that it has. The list is read again after each event, and every now and then in any case.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::containers::{Container, bearers};
+use super::engine::{Engine, Events, Failure};
+use super::kv::Tree;
+use super::labels::Said;
+use super::{Provider, ProviderError, Publisher};
+use crate::config::Problem;
+use crate::config::providers::DockerConfig;
+use crate::names::Name;
+
+/// How often everything is looked at, if the settings do not say it.
+pub const POLL_DEFAULT: Duration = Duration::from_secs(10);
+
+/// How long changes are gathered before the list is read, so that a hundred containers that start at once are not a hundred lists.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// How far before the list the events begin that are followed, in seconds: the engine tells its clock in whole ones.
+const OVERLAP_SECONDS: u64 = 2;
+
+/// How long a container may take to end before it counts as alive after all.
+const STOPPING_MAX: Duration = Duration::from_secs(300);
+
+/// Signals that ask a program to end: INT, QUIT, KILL, TERM, and systemd's RTMIN+3.
+const ENDING_SIGNALS: [&str; 5] = ["2", "3", "9", "15", "37"];
+
+/// Watches the containers of an engine.
+#[derive(Debug)]
+pub struct DockerProvider {
+    name: Name,
+    config: DockerConfig,
+    tree: Tree,
+    /// What was wrong beside the objects when they were published last. None: nothing was published yet.
+    problems: Option<Vec<Problem>>,
+    containers: Vec<Container>,
+    /// Containers that were told to end, and when.
+    stopping: Vec<(String, Instant)>,
+}
+
+/// As `GET /events` tells them.
+#[derive(Debug, Deserialize)]
+struct Event {
+    #[serde(default, rename = "Action")]
+    action: String,
+    #[serde(default, rename = "Actor")]
+    actor: Actor,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Actor {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "Attributes")]
+    attributes: Attributes,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Attributes {
+    signal: Option<String>,
+}
+
+/// What an event means.
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning<'a> {
+    Nothing,
+    LookAgain,
+    Ends(&'a str),
+    Starts(&'a str),
+}
+
+impl Event {
+    fn meaning(&self) -> Meaning<'_> {
+        let signal = self.actor.attributes.signal.as_deref().unwrap_or_default();
+        // What follows a colon is told of health checks and commands.
+        match self.action.split(':').next().unwrap_or_default() {
+            "kill" if ENDING_SIGNALS.contains(&signal) => Meaning::Ends(&self.actor.id),
+            "start" => Meaning::Starts(&self.actor.id),
+            "create" | "die" | "destroy" | "stop" | "pause" | "unpause" | "health_status" | "rename" | "update" | "connect"
+            | "disconnect" => Meaning::LookAgain,
+            // Commands inside of containers, copies, resized terminals: a health check alone makes two each time.
+            _ => Meaning::Nothing,
+        }
+    }
+}
+
+impl DockerProvider {
+    /// A provider of this name. It does nothing until it is watched.
+    #[must_use]
+    pub fn new(name: Name, config: DockerConfig) -> Self {
+        let tree = Tree::new("", name.clone());
+        Self { name, config, tree, problems: None, containers: Vec::new(), stopping: Vec::new() }
+    }
+
+    async fn run(&mut self, publisher: &dyn Publisher) -> Result<(), ProviderError> {
+        let endpoint = self.config.endpoint.clone();
+        let doing = |what: &str| {
+            let doing = format!("docker {endpoint}: {what}");
+            move |failure: Failure| ProviderError { doing, cause: failure.into() }
+        };
+        let engine = Engine::connect(&self.config).await.map_err(doing("connect"))?;
+        // Who was told to end may have ended and started again while nobody listened.
+        self.stopping.clear();
+        let mut sent_at = self.list(&engine, publisher).await.map_err(doing("list containers"))?;
+        let since = sent_at.map(|sent_at| sent_at.saturating_sub(OVERLAP_SECONDS));
+        let mut events = engine.events(&["container", "network"], since).await.map_err(doing("follow events"))?;
+        if since.is_none() {
+            // What happened between the list and the events is not among them.
+            sent_at = self.list(&engine, publisher).await.map_err(doing("list containers"))?;
+        }
+        tracing::debug!(provider = %self.name, ?sent_at, "following the engine's events");
+        loop {
+            self.until_something_happens(&mut events, publisher).await.map_err(doing("follow events"))?;
+            self.list(&engine, publisher).await.map_err(doing("list containers"))?;
+        }
+    }
+
+    /// Waits for an event, or until it is time to look in any case.
+    async fn until_something_happens(&mut self, events: &mut Events, publisher: &dyn Publisher) -> Result<(), Failure> {
+        let mut until = tokio::time::Instant::now() + self.config.poll.unwrap_or(POLL_DEFAULT);
+        while let Ok(event) = tokio::time::timeout_at(until, events.next()).await {
+            if self.hear(&event?, Instant::now(), publisher) {
+                until = until.min(tokio::time::Instant::now() + SETTLE);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over an event. Whether to look again.
+    fn hear(&mut self, event: &Event, now: Instant, publisher: &dyn Publisher) -> bool {
+        match event.meaning() {
+            Meaning::Nothing => return false,
+            Meaning::LookAgain => (),
+            Meaning::Starts(id) => self.stopping.retain(|(stopping, _)| stopping != id),
+            Meaning::Ends(id) => {
+                if self.containers.iter().any(|container| container.id == id) && !self.stopping.iter().any(|(stopping, _)| stopping == id) {
+                    self.stopping.push((id.to_owned(), now));
+                    self.publish(now, publisher);
+                }
+            }
+        }
+        true
+    }
+
+    /// Reads all containers. When that was, by the engine's clock.
+    async fn list(&mut self, engine: &Engine, publisher: &dyn Publisher) -> Result<Option<u64>, Failure> {
+        let (containers, sent_at) = engine.get::<Vec<Container>>("/containers/json").await?;
+        self.containers = containers;
+        let now = Instant::now();
+        let is_there = |id: &String| self.containers.iter().any(|container| container.id == *id);
+        self.stopping.retain(|(id, since)| is_there(id) && now.saturating_duration_since(*since) < STOPPING_MAX);
+        self.publish(now, publisher);
+        Ok(sent_at)
+    }
+
+    /// Publishes what the containers say, if that is new.
+    fn publish(&mut self, now: Instant, publisher: &dyn Publisher) {
+        let stopping: BTreeSet<String> = self.stopping.iter().map(|(id, _)| id.clone()).collect();
+        let said = Said::by(&bearers(&self.containers, &stopping, &self.config), &self.name);
+        let is_changed = self.tree.replace_at(said.pairs());
+        if !is_changed && self.problems.as_ref() == Some(&said.problems) {
+            return publisher.contact();
+        }
+        let mut snapshot = self.tree.snapshot(None, now);
+        snapshot.problems.extend(said.problems.iter().cloned());
+        self.problems = Some(said.problems);
+        publisher.publish(snapshot);
+    }
+}
+
+impl Provider for DockerProvider {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {
+        Box::pin(self.run(publisher))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_told_apart() {
+        let check = |text: &str, expected: Meaning<'_>| {
+            let event: Event = serde_json::from_str(text).unwrap();
+            assert_eq!(event.meaning(), expected, "{text}");
+        };
+        check(r#"{"Type":"container","Action":"start","Actor":{"ID":"a","Attributes":{"image":"x"}}}"#, Meaning::Starts("a"));
+        check(r#"{"Type":"container","Action":"kill","Actor":{"ID":"a","Attributes":{"signal":"15"}}}"#, Meaning::Ends("a"));
+        check(r#"{"Type":"container","Action":"kill","Actor":{"ID":"a","Attributes":{"signal":"1"}}}"#, Meaning::Nothing);
+        check(r#"{"Action":"health_status: unhealthy","Actor":{"ID":"a"}}"#, Meaning::LookAgain);
+        check(r#"{"Action":"exec_create: true","Actor":{"ID":"a"}}"#, Meaning::Nothing);
+        check(r#"{"Type":"network","Action":"disconnect","Actor":{"ID":"n","Attributes":{"container":"a"}}}"#, Meaning::LookAgain);
+        check("{}", Meaning::Nothing);
+    }
+}
