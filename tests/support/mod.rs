@@ -13,6 +13,7 @@ use nuncio::discovery::{Feed, FeedStatus, Provider, Publisher, Supervisor};
 use tokio::sync::mpsc;
 
 pub mod consul;
+pub mod dockerd;
 pub mod engine_stub;
 pub mod etcd;
 pub mod etcd2;

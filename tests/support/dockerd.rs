@@ -1,0 +1,129 @@
+//! A real Docker engine of our own: in a network and a mount namespace of its own, its data in a directory of its own, so that it neither
+//! sees nor disturbs one that the machine has. Ended when dropped.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::DEADLINE;
+
+/// An image with nothing but busybox, and `/bin/sh`.
+pub const IMAGE: &str = "busybox-test";
+
+/// The engine's own start: what it writes to /run stays in its namespace.
+const START: &str = r#"ip link set lo up && mount -t tmpfs tmpfs /run && mkdir /run/exec && exec dockerd --data-root "$1/data" \
+    --exec-root /run/exec --pidfile /run/dockerd.pid --host "unix://$1/docker.sock" --storage-driver vfs --shutdown-timeout 1"#;
+
+/// An engine of one host.
+pub struct Dockerd {
+    directory: TempDir,
+    process: Option<Child>,
+}
+
+impl Dockerd {
+    /// Starts an engine with [`IMAGE`], and waits until it answers.
+    pub async fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("dockerd").tempdir().expect("a temporary directory");
+        let mut engine = Self { directory, process: None };
+        engine.run().await;
+        engine.import();
+        engine
+    }
+
+    /// Starts its process, with the same data as before, and waits until it answers.
+    pub async fn run(&mut self) {
+        let log = File::options().append(true).create(true).open(self.log_path()).expect("a log file in our directory");
+        let spawned = Command::new("unshare")
+            .args(["--net", "--mount", "sh", "-c", START, "sh"])
+            .arg(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle of the log"))
+            .stderr(log)
+            .spawn();
+        self.process = Some(spawned.unwrap_or_else(|error| panic!("cannot start unshare: {error}. `make test` installs it (util-linux)")));
+        let answers = async {
+            while !self.ask(&["version"]).status.success() {
+                if let Some(status) = self.process.as_mut().and_then(|process| process.try_wait().expect("our own child has a status")) {
+                    panic!("dockerd ended with {status}. It needs to be root, and dockerd (Debian: docker.io):\n{}", self.log());
+                }
+                // A poll of another process, which tells nobody when it is ready.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(DEADLINE * 2, answers).await.is_err() {
+            panic!("dockerd does not answer:\n{}", self.log());
+        }
+    }
+
+    /// Ends its process as the system would, with all its containers. Its data stays.
+    pub fn end(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            kill_process(Pid::from_child(&process), Signal::TERM).expect("our own child can be signalled");
+            process.wait().expect("our own child can be waited for");
+        }
+    }
+
+    /// Runs the `docker` command. What it printed, without the newline at the end.
+    pub fn docker(&self, arguments: &[&str]) -> String {
+        let output = self.ask(arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        assert!(output.status.success(), "docker {}: {}\n{}", arguments.join(" "), text(&output.stderr), self.log());
+        text(&output.stdout)
+    }
+
+    /// Runs the `docker` command without waiting for its end.
+    pub fn docker_spawn(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("docker was run before")
+    }
+
+    /// Where its API is.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("docker.sock")
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Output {
+        let output = self.command(arguments).output();
+        output.unwrap_or_else(|error| panic!("cannot run docker: {error}. `make test` installs it (on Debian: apt-get install docker.io)"))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command.env("DOCKER_HOST", format!("unix://{}", self.socket().display())).env("DOCKER_CONFIG", self.directory.path());
+        command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    fn import(&self) {
+        let root = self.directory.path().join("root");
+        std::fs::create_dir_all(root.join("bin")).expect("our own directory can be written");
+        let busybox = ["/usr/bin/busybox", "/bin/busybox"].map(Path::new).into_iter().find(|path| path.exists());
+        let busybox = busybox.expect("a static busybox; `make test` installs it (on Debian: apt-get install busybox-static)");
+        for name in ["busybox", "sh"] {
+            std::fs::copy(busybox, root.join("bin").join(name)).expect("our own directory can be written");
+        }
+        let archive = self.directory.path().join("root.tar");
+        let tar = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg(".").status().expect("tar can be run");
+        assert!(tar.success(), "tar: {tar}");
+        self.docker(&["import", &archive.display().to_string(), IMAGE]);
+    }
+
+    fn log(&self) -> String {
+        let log = std::fs::read_to_string(self.log_path()).unwrap_or_else(|error| error.to_string());
+        let lines: Vec<&str> = log.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(20)).copied().collect::<Vec<_>>().join("\n")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
