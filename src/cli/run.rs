@@ -43,8 +43,8 @@ pub(super) struct Args {
     /// Sends all requests to this endpoint, or to several in turn. Makes a route and an upstream `default`
     #[arg(long, value_name = "ADDR", requires = "listen", value_parser = Endpoint::parse_address)]
     to: Vec<SocketAddr>,
-    /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS; docker:// or
-    /// docker://HOST:PORT; file:///PATH
+    /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS; etcd2://… for etcd's v2
+    /// API; consul://[TOKEN@]HOST:PORT[/PREFIX]; docker:// or docker://HOST:PORT; file:///PATH
     #[arg(long, value_name = "URL")]
     provider: Vec<String>,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The containers of a Docker engine, or the services of a Swarm.
+//! The containers of a Docker engine.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use super::tls::ClientTls;
 use super::url::with_port;
 use crate::config::duration;
 
-/// A Docker engine: its containers, or as `swarm` the services of the Swarm that it manages.
+/// A Docker engine and its containers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DockerConfig {
@@ -30,8 +30,7 @@ pub struct DockerConfig {
     /// it is an IP address, else 127.0.0.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_address: Option<IpAddr>,
-    /// How often everything is looked at, whatever was announced. 100 ms to 10 min. Default 10 s; for `swarm` 500 ms, because nothing
-    /// announces tasks.
+    /// How often everything is looked at, whatever was announced. 100 ms to 10 min. Default 10 s.
     #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
     pub poll: Option<Duration>,
 }
@@ -104,8 +103,7 @@ impl DockerConfig {
         self.tls.as_ref().map_or(Ok(()), ClientTls::check)
     }
 
-    /// Reads what follows `docker://` or `swarm://`: nothing, the path of a socket, or `host:port`; with `tls` for `dockers://` and
-    /// `swarms://`.
+    /// Reads what follows `docker://`: nothing, the path of a socket, or `host:port`; with `tls` for `dockers://`.
     pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
         let [plain, secure] = Self::PORTS_DEFAULT;
         let endpoint = match rest {

@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_no_url_says_so_without_its_password() {
         for (url, expected) in [
-            ("10.0.0.5:2379", "consul://, consuls://, etcd://, etcds://, etcd2://, etcd2s://, file://"),
+            ("10.0.0.5:2379", "consul://, consuls://, docker://, dockers://, etcd://, etcds://, etcd2://, etcd2s://, file://"),
             ("etdc://10.0.0.5", "did you mean etcd://?"),
             ("etcd://", "not the URL of an etcd member"),
             ("etcd://a:geheim@/x", "not the URL of an etcd member"),
