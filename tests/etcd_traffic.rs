@@ -32,7 +32,7 @@ struct World {
 impl World {
     /// A server of what `url` holds, which may not be there yet.
     async fn watching(url: String) -> Self {
-        let config = EtcdConfig { endpoints: vec![url], prefix: "/nuncio".into(), tls: None, username: None, password: None };
+        let config = EtcdConfig { endpoints: vec![url], ..EtcdConfig::default() };
         let provider = EtcdProvider::new(Name::literal("etcd"), config);
         let server = Server::builder().workers(1).provider(provider).start().expect("a server starts");
         let mut endpoints = Vec::new();

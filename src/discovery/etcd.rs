@@ -92,7 +92,7 @@ impl EtcdProvider {
     /// A provider of this name. It does nothing until it is watched.
     #[must_use]
     pub fn new(name: Name, config: EtcdConfig) -> Self {
-        let tree = Tree::new(&config.prefix, name.clone());
+        let tree = Tree::with_layout(&config.prefix, name.clone(), config.layout());
         Self { name, config, turn: 0, tree, cursor: None }
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::layout::{Layout, LayoutKind, LayoutQuery, RouteTemplate};
 use super::tls::ClientTls;
 use super::url::{Url, is_server, with_port};
 use crate::config::secrets;
@@ -15,9 +16,16 @@ pub struct EtcdConfig {
     /// URLs of the members, such as `"http://10.0.0.5:2379"`. At least one; `https` with `tls`.
     #[serde(deserialize_with = "deserialize_endpoints")]
     pub endpoints: Vec<String>,
-    /// What all keys start with. Starts with `/` and does not end with one. Default `"/nuncio"`.
+    /// What all keys start with. Starts with `/`, but for vulcand's, and does not end with one. Default `"/nuncio"`, or as the layout is
+    /// called.
     #[serde(default = "prefix_default", deserialize_with = "deserialize_prefix")]
     pub prefix: String,
+    /// Whose keys and values they are: `"nuncio"` (default), `"services"` or `"vulcand"`.
+    #[serde(default)]
+    pub layout: LayoutKind,
+    /// The rule of the route that each service gets, such as `Host("{name}.example.com")`. Default: none, services make upstreams only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteTemplate>,
     /// Speaks TLS to the members when present. `{}` verifies against the system's roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
@@ -32,18 +40,28 @@ pub struct EtcdConfig {
 /// The etcd of this host.
 impl Default for EtcdConfig {
     fn default() -> Self {
-        Self { endpoints: vec!["http://127.0.0.1:2379".into()], prefix: prefix_default(), tls: None, username: None, password: None }
+        Self {
+            endpoints: vec!["http://127.0.0.1:2379".into()],
+            prefix: prefix_default(),
+            layout: LayoutKind::default(),
+            route: None,
+            tls: None,
+            username: None,
+            password: None,
+        }
     }
 }
 
 /// Never shows the password: debug output ends in logs.
 impl fmt::Debug for EtcdConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, prefix, tls, username, password } = self;
+        let Self { endpoints, prefix, layout, route, tls, username, password } = self;
         let password = password.as_ref().map(|_| "…");
         f.debug_struct("EtcdConfig")
             .field("endpoints", endpoints)
             .field("prefix", prefix)
+            .field("layout", layout)
+            .field("route", route)
             .field("tls", tls)
             .field("username", username)
             .field("password", &password)
@@ -60,6 +78,7 @@ impl EtcdConfig {
     /// # Errors
     /// A sentence that names the first that does not.
     pub(super) fn check(&self) -> Result<(), String> {
+        self.layout().check(&self.prefix)?;
         let scheme = if self.tls.is_some() { "https://" } else { "http://" };
         if let Some(other) = self.endpoints.iter().find(|endpoint| !endpoint.starts_with(scheme)) {
             let other = other.split("://").next().unwrap_or_default();
@@ -72,16 +91,29 @@ impl EtcdConfig {
         self.tls.as_ref().map_or(Ok(()), ClientTls::check)
     }
 
+    /// How keys and values are read.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout { kind: self.layout, route: self.route.clone() }
+    }
+
     /// Reads what follows `etcd://`, or with `tls` `etcds://`.
     pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
+        let (rest, LayoutQuery { layout, prefix }) = LayoutQuery::parse(rest)?;
         let Url { user, password, hosts, path } = Url::parse(rest)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let endpoint = |host: &&str| {
             let url = format!("{scheme}://{}", with_port(host, Self::PORT_DEFAULT));
             check_endpoint(&url).map(|()| url)
         };
-        let prefix = if path.len() > 1 { parse_prefix(path)? } else { prefix_default() };
-        Ok(Self { endpoints: hosts.iter().map(endpoint).collect::<Result<_, _>>()?, prefix, tls, username: user, password })
+        let endpoints = hosts.iter().map(endpoint).collect::<Result<_, _>>()?;
+        let prefix = match prefix {
+            Some(prefix) => parse_prefix(&prefix)?,
+            None if path.len() > 1 => parse_prefix(path)?,
+            None => layout.kind.prefix_default(),
+        };
+        let config = Self { endpoints, prefix, layout: layout.kind, route: layout.route, tls, username: user, password };
+        config.check().map(|()| config)
     }
 }
 
@@ -94,7 +126,7 @@ fn check_endpoint(endpoint: &str) -> Result<(), String> {
 
 fn parse_prefix(text: &str) -> Result<String, String> {
     let prefix = text.trim_end_matches('/');
-    if prefix.starts_with('/') && !prefix.contains("//") {
+    if !prefix.is_empty() && !prefix.contains("//") {
         return Ok(prefix.to_string());
     }
     Err(format!("`{text}` is not a prefix of keys, such as \"/nuncio\""))

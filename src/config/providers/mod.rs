@@ -1,12 +1,13 @@
 //! Which providers to watch: `[providers.NAME]` of a configuration file, or a URL on the command line.
 
 //!
-//! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS.
+//! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS, `layout` how keys and values are read.
 
 mod consul;
 mod docker;
 mod etcd;
 mod file;
+mod layout;
 mod tls;
 mod url;
 
@@ -16,6 +17,7 @@ pub use self::consul::ConsulConfig;
 pub use self::docker::{AddressChoice, DockerConfig, EngineAddress};
 pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;
+pub use self::layout::{Layout, LayoutKind, RouteTemplate, clean_name};
 pub use self::tls::ClientTls;
 use super::deserialize::DecodeError;
 use super::node::Node;
@@ -60,8 +62,8 @@ impl ProviderConfig {
     }
 
     /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
-    /// `etcd2s://…` for the v2 API, `consul://TOKEN@host:8500/prefix`, `consuls://…`, `file:///path`, `docker://`,
-    /// `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`.
+    /// `etcd2s://…` for the v2 API, `etcd://host/services?layout=services` for another layout, `consul://TOKEN@host:8500/prefix`,
+    /// `consuls://…`, `file:///path`, `docker://`, `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
@@ -93,7 +95,10 @@ impl ProviderConfig {
 const SCHEMES: [&str; 9] = ["consul", "consuls", "docker", "dockers", "etcd", "etcds", "etcd2", "etcd2s", "file"];
 
 fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
-    let etcd = EtcdConfig::deserialize(settings)?;
+    let mut etcd = EtcdConfig::deserialize(settings)?;
+    if settings.get("prefix").is_none() {
+        etcd.prefix = etcd.layout.prefix_default();
+    }
     etcd.check().map_err(DecodeError::new)?;
     Ok(etcd)
 }
@@ -126,6 +131,25 @@ mod tests {
         assert_eq!(etcd("etcd://[::1]").endpoints, ["http://[::1]:2379"]);
         let file = FileProviderConfig { path: "/etc/nuncio".into() };
         assert_eq!(ProviderConfig::parse_url("file:///etc/nuncio"), Ok(ProviderConfig::File(file)));
+    }
+
+    #[test]
+    fn the_query_says_the_layout() {
+        let config = etcd(r#"etcd://e/svc?layout=services&route=Host("{name}.example.com")%20%26%26%20Method(`GET`)"#);
+        assert_eq!((config.prefix.as_str(), config.layout), ("/svc", LayoutKind::Services));
+        assert_eq!(config.route, RouteTemplate::parse(r#"Host("{name}.example.com") && Method(`GET`)"#).ok());
+        assert_eq!(etcd("etcd://e?layout=services").prefix, "/services");
+        assert_eq!(etcd("etcd://e?layout=vulcand&prefix=vulcand").prefix, "vulcand");
+        for (url, expected) in [
+            ("etcd://e?layout=service", "did you mean `services`?"),
+            ("etcd://e?layuot=services", "did you mean `layout`?"),
+            ("etcd://e?layout=services&route=Host(`a`)", "needs a place"),
+            ("etcd://e?route=Host(`{name}`)", "needs `layout"),
+            ("etcd://e?prefix=vulcand", "is not a prefix"),
+        ] {
+            let error = ProviderConfig::parse_url(url).unwrap_err();
+            assert!(error.contains(expected), "{url}: {error}");
+        }
     }
 
     #[test]

@@ -1,34 +1,52 @@
-//! A key/value tree → [`Snapshot`]: the layout that all stores share. Incremental: a change decodes one value and touches one object.
+//! A key/value tree → [`Snapshot`]: the layouts that all stores share. Incremental: a change decodes one value and touches one object.
+//!
+//! Our own layout, [`LayoutKind::Nuncio`]:
 //!
 //! | key, after the prefix | value |
 //! |---|---|
-//! | `listeners/{name}` | [`Listener`] |
-//! | `routes/{name}` | [`Route`] |
-//! | `tcp_routes/{name}` | [`TcpRoute`] |
-//! | `middlewares/{name}` | [`Middleware`] |
-//! | `certificates/{name}` | [`Certificate`] |
-//! | `upstreams/{name}` | [`Upstream`] |
-//! | `upstreams/{name}/endpoints/{id}` | [`Endpoint`], or just its address |
+//! | `listeners/{name}` | [`Listener`](crate::config::Listener) |
+//! | `routes/{name}` | [`Route`](crate::config::Route) |
+//! | `tcp_routes/{name}` | [`TcpRoute`](crate::config::TcpRoute) |
+//! | `middlewares/{name}` | [`Middleware`](crate::middleware::Middleware) |
+//! | `certificates/{name}` | [`Certificate`](crate::config::Certificate) |
+//! | `upstreams/{name}` | [`Upstream`](crate::config::Upstream) |
+//! | `upstreams/{name}/endpoints/{id}` | [`Endpoint`](crate::config::Endpoint), or just its address |
 //!
 //! Values are JSON. An endpoint makes its upstream exist, so that each instance can register itself and nothing else. A value that
 //! cannot be read stands in its object's place as a [`Problem`]; a key that belongs to no object is a problem beside the objects. A key
 //! that ends in `/` is a folder, as some stores and their tools make them, and means nothing.
 //!
+//! Those of others: `services` and `vulcand`; their values are read by [`dialect`].
+//!
+//! | file | concept |
+//! |---|---|
+//! | `nuncio`, `services`, `vulcand` | a layout each: where a key belongs |
+//! | `written`, [`dialect`], `json` | a value: into our objects; into an instance, whoever wrote it; as Go reads JSON |
+//! | `groups` | keys of others that make an upstream or a route together |
+//! | `objects`, `strays` | what the tree holds: objects; keys that belong to none |
+//!
 //! Pure: providers do the I/O and say when.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
-use serde::de::DeserializeOwned;
-
-use crate::config::decode::{decode_endpoint, decode_json};
-use crate::config::problem::{Kind, ObjectId};
-use crate::config::snapshot::{Place, Section, UpstreamEntry};
-use crate::config::{Certificate, Endpoint, Entry, Listener, Origin, Problem, Route, Snapshot, TcpRoute, Upstream};
-use crate::middleware::Middleware;
+use self::groups::{Groups, Making};
+use self::objects::Objects;
+use self::strays::{Stray, Strays};
+use self::written::Written;
+use crate::config::providers::{Layout, LayoutKind};
+use crate::config::snapshot::Place;
+use crate::config::upstream::HostHeader;
+use crate::config::{Origin, Snapshot};
 use crate::names::Name;
-use crate::suggest;
+
+pub mod dialect;
+mod groups;
+mod json;
+mod nuncio;
+mod objects;
+mod services;
+mod strays;
+mod written;
 
 /// The longest key, in bytes. Longer ones are a problem.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
@@ -38,11 +56,6 @@ pub const VALUE_BYTES_MAX: usize = 3 * 512 * 1024;
 
 /// How many keys that belong to no object are reported one by one. Of further ones it is only said that they are there.
 pub const STRAYS_MAX: usize = 100;
-
-/// The folders of the layout.
-const FOLDERS: [&str; 6] = ["certificates", "listeners", "middlewares", "routes", "tcp_routes", "upstreams"];
-/// The folder inside an upstream.
-const ENDPOINTS: &str = "endpoints";
 
 /// A key with its value, as a store holds them.
 #[derive(Debug, Clone, Copy)]
@@ -64,16 +77,26 @@ pub struct Tree {
     provider: Name,
     /// Invariant: ends with `/`.
     prefix: String,
+    layout: Layout,
     objects: Objects,
+    /// What the objects are made of, in layouts whose keys are not objects one by one.
+    groups: Groups,
     strays: Strays,
 }
 
 impl Tree {
-    /// An empty tree of the keys below `prefix`, whose objects name `provider` as their origin. A `/` at the end is added if missing.
+    /// An empty tree of the keys below `prefix` in our own layout, whose objects name `provider` as their origin. A `/` at the end is
+    /// added if missing.
     #[must_use]
     pub fn new(prefix: &str, provider: Name) -> Self {
+        Self::with_layout(prefix, provider, Layout::default())
+    }
+
+    /// The same in another layout.
+    #[must_use]
+    pub fn with_layout(prefix: &str, provider: Name, layout: Layout) -> Self {
         let prefix = format!("{}/", prefix.trim_end_matches('/'));
-        Self { provider, prefix, objects: Objects::default(), strays: Strays::default() }
+        Self { provider, prefix, layout, objects: Objects::default(), groups: Groups::default(), strays: Strays::default() }
     }
 
     /// The prefix of all keys. It ends with `/`, so that `/nuncio` does not take the keys of `/nuncio2`.
@@ -84,35 +107,17 @@ impl Tree {
 
     /// Takes over a key that was written. Whether that changes the snapshot.
     pub fn put(&mut self, pair: Pair<'_>) -> bool {
-        self.put_at(pair, None)
-    }
-
-    /// The same, read at `place` if that is not the key itself.
-    fn put_at(&mut self, pair: Pair<'_>, place: Option<Place>) -> bool {
-        match locate(&self.prefix, pair.key) {
-            Ok(Some((key, slot))) => {
-                let origin = match place {
-                    Some(place) => Origin { provider: self.provider.clone(), place },
-                    None => self.origin(key, pair.revision),
-                };
-                self.objects.put(slot, Written { value: pair.value, origin })
-            }
-            Ok(None) => false,
-            Err(stray) => {
-                let shown = pair.key.get(..KEY_BYTES_MAX).unwrap_or(pair.key);
-                let origin = self.origin(&String::from_utf8_lossy(shown), pair.revision);
-                self.strays.put(pair.key, stray.problem().at(origin))
-            }
-        }
+        self.put_piece(pair, None) | self.settle()
     }
 
     /// Takes over a key that was deleted. Whether that changes the snapshot.
     pub fn delete(&mut self, key: &[u8]) -> bool {
-        match locate(&self.prefix, key) {
-            Ok(Some((_, slot))) => self.objects.delete(&slot),
-            Ok(None) => false,
+        let is_changed = match below(&self.prefix, key) {
+            Ok(Some(path)) => self.delete_located(key, path),
+            Ok(None) => return false,
             Err(_) => self.strays.delete(key),
-        }
+        };
+        is_changed | self.settle()
     }
 
     /// Takes over all that the store holds: keys that are not among `pairs` are gone. Whether that changes the snapshot.
@@ -124,10 +129,12 @@ impl Tree {
 
     /// The same, of pairs that were read elsewhere than under their keys, if they say so.
     pub fn replace_at<'a>(&mut self, pairs: impl IntoIterator<Item = (Pair<'a>, Option<Place>)>) -> bool {
-        let mut fresh = Self::new(&self.prefix, self.provider.clone());
+        let mut fresh = Self::with_layout(&self.prefix, self.provider.clone(), self.layout.clone());
         for (pair, place) in pairs {
-            fresh.put_at(pair, place);
+            fresh.put_piece(pair, place);
         }
+        fresh.groups.keep_links(&self.groups);
+        fresh.settle();
         let is_changed = fresh.objects.keep_equal(&self.objects) | (fresh.strays != self.strays);
         *self = fresh;
         is_changed
@@ -149,284 +156,88 @@ impl Tree {
         }
     }
 
+    /// Takes over a key, read at `place` if that is not the key itself, and leaves the objects that are made of several to [`Tree::settle`]. Whether that changed any object.
+    fn put_piece(&mut self, pair: Pair<'_>, place: Option<Place>) -> bool {
+        let put = match below(&self.prefix, pair.key) {
+            Ok(Some(path)) => self.put_located(path, pair, place),
+            Ok(None) => return false,
+            Err(stray) => Err(stray),
+        };
+        put.unwrap_or_else(|stray| {
+            let shown = pair.key.get(..KEY_BYTES_MAX).unwrap_or(pair.key);
+            let origin = self.origin(&String::from_utf8_lossy(shown), pair.revision);
+            self.strays.put(pair.key, stray.problem().at(origin))
+        })
+    }
+
+    fn put_located(&mut self, path: &str, pair: Pair<'_>, place: Option<Place>) -> Result<bool, Stray> {
+        let origin = match place {
+            Some(place) => Origin { provider: self.provider.clone(), place },
+            None => self.origin(&format!("{}{path}", self.prefix), pair.revision),
+        };
+        let written = Written { value: pair.value, origin };
+        match self.layout.kind {
+            LayoutKind::Nuncio => Ok(self.objects.put(nuncio::locate(&self.prefix, path)?, written)),
+            LayoutKind::Services => {
+                if let Some(located) = services::locate(&self.prefix, path)? {
+                    let instance = written.instance(&located.upstream, &located.id);
+                    self.groups.put_instance(located.service, located.upstream, located.id, instance);
+                }
+                Ok(false)
+            }
+            LayoutKind::Vulcand => Ok(false),
+        }
+    }
+
+    fn delete_located(&mut self, key: &[u8], path: &str) -> bool {
+        match self.layout.kind {
+            LayoutKind::Nuncio => match nuncio::locate(&self.prefix, path) {
+                Ok(slot) => self.objects.delete(&slot),
+                Err(_) => self.strays.delete(key),
+            },
+            LayoutKind::Services => match services::locate(&self.prefix, path) {
+                Ok(Some(located)) => {
+                    self.groups.delete_instance(&located.upstream, &located.id);
+                    false
+                }
+                Ok(None) => false,
+                Err(_) => self.strays.delete(key),
+            },
+            LayoutKind::Vulcand => false,
+        }
+    }
+
+    /// Makes the objects of the groups that changed. Whether that changed any.
+    fn settle(&mut self) -> bool {
+        let host = match self.layout.kind {
+            LayoutKind::Vulcand => HostHeader::Endpoint,
+            LayoutKind::Nuncio | LayoutKind::Services => HostHeader::Pass,
+        };
+        self.groups.settle(&Making { route: self.layout.route.as_ref(), host }, &mut self.objects)
+    }
+
     fn origin(&self, key: &str, revision: u64) -> Origin {
         Origin { provider: self.provider.clone(), place: Place::Key { key: key.into(), revision } }
     }
 }
 
-/// The object that a key belongs to.
-#[derive(Debug, PartialEq, Eq)]
-enum Slot {
-    Listener(Name),
-    Route(Name),
-    TcpRoute(Name),
-    Middleware(Name),
-    Certificate(Name),
-    Upstream(Name),
-    Endpoint { upstream: Name, id: Name },
-}
-
-/// Where `key` belongs, with the key as text. None: it is a folder.
-fn locate<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<(&'a str, Slot)>, Stray> {
+/// What follows the prefix in `key`. None: it is a folder.
+fn below<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<&'a str>, Stray> {
     if key.len() > KEY_BYTES_MAX {
         return Err(Stray::new(format!("a key has at most {KEY_BYTES_MAX} bytes, this one has {}", key.len())));
     }
     let key = str::from_utf8(key).map_err(|_| Stray::new("the key is not UTF-8"))?;
     let path = key.strip_prefix(prefix).ok_or_else(|| Stray::new(format!("the key is not below `{prefix}`")))?;
-    if path.is_empty() || path.ends_with('/') {
-        return Ok(None);
-    }
-    let segments: Vec<&str> = path.splitn(5, '/').collect();
-    let slot = match *segments.as_slice() {
-        ["listeners", name] => Slot::Listener(parse_name(name)?),
-        ["routes", name] => Slot::Route(parse_name(name)?),
-        ["tcp_routes", name] => Slot::TcpRoute(parse_name(name)?),
-        ["middlewares", name] => Slot::Middleware(parse_name(name)?),
-        ["certificates", name] => Slot::Certificate(parse_name(name)?),
-        ["upstreams", name] => Slot::Upstream(parse_name(name)?),
-        ["upstreams", upstream, ENDPOINTS, id] => Slot::Endpoint { upstream: parse_name(upstream)?, id: parse_name(id)? },
-        ["upstreams", upstream, folder, id] => {
-            let help =
-                suggest::nearest(folder, [ENDPOINTS]).map(|known| format!("did you mean `{prefix}upstreams/{upstream}/{known}/{id}`?"));
-            return Err(Stray { message: format!("an upstream has no `{folder}`"), help });
-        }
-        [folder, ..] => return Err(misplaced(prefix, path, folder)),
-        [] => return Ok(None),
-    };
-    Ok(Some((key, slot)))
-}
-
-fn parse_name(text: &str) -> Result<Name, Stray> {
-    Name::new(text).map_err(|error| Stray::new(error.to_string()))
-}
-
-/// Why the key `{prefix}{path}`, which is in `folder`, belongs to no object.
-fn misplaced(prefix: &str, path: &str, folder: &str) -> Stray {
-    let rest = path.get(folder.len()..).unwrap_or_default();
-    match suggest::nearest(folder, FOLDERS) {
-        Some("upstreams") if folder == "upstreams" => Stray::new("below an upstream there is nothing but its endpoints")
-            .help(format!("the keys of an upstream are `{prefix}upstreams/NAME` and `{prefix}upstreams/NAME/{ENDPOINTS}/ID`")),
-        Some(known) if folder == known => Stray::new(format!("the key is not of the form `{known}/NAME`"))
-            .help(format!("write `{prefix}{known}/NAME`, without further `/`")),
-        Some(known) => Stray::new(format!("there is no `{folder}`")).help(format!("did you mean `{prefix}{known}{rest}`?")),
-        None => Stray::new(format!("there is no `{folder}`")).help(format!("below `{prefix}` there are: {}", FOLDERS.join(", "))),
-    }
-}
-
-/// Why a key belongs to no object.
-struct Stray {
-    message: String,
-    help: Option<String>,
-}
-
-impl Stray {
-    fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None }
-    }
-
-    fn help(self, help: String) -> Self {
-        Self { help: Some(help), ..self }
-    }
-
-    fn problem(self) -> Problem {
-        Problem { help: self.help, ..Problem::error(self.message).effect("the key is ignored") }
-    }
-}
-
-/// A value that was written under the key of an object.
-struct Written<'a> {
-    value: &'a [u8],
-    origin: Origin,
-}
-
-impl Written<'_> {
-    fn object<T: DeserializeOwned>(self, kind: Kind, name: &Name) -> Entry<T> {
-        self.entry(ObjectId::new(kind, name), decode_json)
-    }
-
-    fn endpoint(self, upstream: &Name, id: &Name) -> Entry<Endpoint> {
-        self.entry(ObjectId { kind: Kind::Endpoint, name: format!("{upstream}/{id}") }, decode_endpoint)
-    }
-
-    fn entry<T>(self, object: ObjectId, decode: impl FnOnce(&str, ObjectId, Origin) -> Result<T, Problem>) -> Entry<T> {
-        let value = match self.text() {
-            Ok(text) => decode(text, object, self.origin.clone()),
-            Err(message) => Err(Problem::error(message).about(object).at(self.origin.clone())),
-        };
-        Entry { origin: self.origin, value }
-    }
-
-    fn text(&self) -> Result<&str, String> {
-        if self.value.len() > VALUE_BYTES_MAX {
-            return Err(format!("a value has at most {VALUE_BYTES_MAX} bytes, this one has {}", self.value.len()));
-        }
-        str::from_utf8(self.value).map_err(|error| format!("the value is not UTF-8: byte {} does not belong there", error.valid_up_to()))
-    }
-}
-
-/// The objects of all kinds.
-#[derive(Debug, Clone, Default)]
-struct Objects {
-    listeners: Section<Listener>,
-    routes: Section<Route>,
-    tcp_routes: Section<TcpRoute>,
-    middlewares: Section<Middleware>,
-    certificates: Section<Certificate>,
-    upstreams: BTreeMap<Name, Arc<UpstreamEntry>>,
-}
-
-impl Objects {
-    fn put(&mut self, slot: Slot, written: Written<'_>) -> bool {
-        match slot {
-            Slot::Listener(name) => put(&mut self.listeners, written.object(Kind::Listener, &name), name),
-            Slot::Route(name) => put(&mut self.routes, written.object(Kind::Route, &name), name),
-            Slot::TcpRoute(name) => put(&mut self.tcp_routes, written.object(Kind::TcpRoute, &name), name),
-            Slot::Middleware(name) => put(&mut self.middlewares, written.object(Kind::Middleware, &name), name),
-            Slot::Certificate(name) => put(&mut self.certificates, written.object(Kind::Certificate, &name), name),
-            Slot::Upstream(name) => self.put_settings(written.object(Kind::Upstream, &name), name),
-            Slot::Endpoint { upstream, id } => self.put_endpoint(written.endpoint(&upstream, &id), upstream, id),
-        }
-    }
-
-    fn delete(&mut self, slot: &Slot) -> bool {
-        match slot {
-            Slot::Listener(name) => self.listeners.remove(name).is_some(),
-            Slot::Route(name) => self.routes.remove(name).is_some(),
-            Slot::TcpRoute(name) => self.tcp_routes.remove(name).is_some(),
-            Slot::Middleware(name) => self.middlewares.remove(name).is_some(),
-            Slot::Certificate(name) => self.certificates.remove(name).is_some(),
-            Slot::Upstream(name) => self.delete_settings(name),
-            Slot::Endpoint { upstream, id } => self.delete_endpoint(upstream, id),
-        }
-    }
-
-    fn put_settings(&mut self, settings: Entry<Upstream>, name: Name) -> bool {
-        let held = self.upstreams.entry(name).or_default();
-        let is_changed = !held.settings.as_ref().is_some_and(|held| is_equal(held, &settings));
-        if is_changed {
-            Arc::make_mut(held).settings = Some(settings);
-        }
-        is_changed
-    }
-
-    fn put_endpoint(&mut self, endpoint: Entry<Endpoint>, upstream: Name, id: Name) -> bool {
-        let held = self.upstreams.entry(upstream).or_default();
-        let is_changed = !held.endpoints.get(&id).is_some_and(|held| is_equal(held, &endpoint));
-        if is_changed {
-            Arc::make_mut(held).endpoints.insert(id, endpoint);
-        }
-        is_changed
-    }
-
-    fn delete_settings(&mut self, name: &Name) -> bool {
-        let Some(held) = self.upstreams.get_mut(name).filter(|held| held.settings.is_some()) else {
-            return false;
-        };
-        Arc::make_mut(held).settings = None;
-        self.drop_if_empty(name);
-        true
-    }
-
-    fn delete_endpoint(&mut self, upstream: &Name, id: &Name) -> bool {
-        let Some(held) = self.upstreams.get_mut(upstream).filter(|held| held.endpoints.contains_key(id)) else {
-            return false;
-        };
-        Arc::make_mut(held).endpoints.remove(id);
-        self.drop_if_empty(upstream);
-        true
-    }
-
-    /// An upstream is gone with the last of its keys.
-    fn drop_if_empty(&mut self, upstream: &Name) {
-        if self.upstreams.get(upstream).is_some_and(|held| held.settings.is_none() && held.endpoints.is_empty()) {
-            self.upstreams.remove(upstream);
-        }
-    }
-
-    /// Takes over the `Arc`s of `old` for all objects that are equal. Whether any is not.
-    fn keep_equal(&mut self, old: &Self) -> bool {
-        keep_equal(&mut self.listeners, &old.listeners, is_equal)
-            | keep_equal(&mut self.routes, &old.routes, is_equal)
-            | keep_equal(&mut self.tcp_routes, &old.tcp_routes, is_equal)
-            | keep_equal(&mut self.middlewares, &old.middlewares, is_equal)
-            | keep_equal(&mut self.certificates, &old.certificates, is_equal)
-            | keep_equal(&mut self.upstreams, &old.upstreams, is_equal_upstream)
-    }
-}
-
-fn put<T: PartialEq>(section: &mut Section<T>, entry: Entry<T>, name: Name) -> bool {
-    let is_changed = !section.get(&name).is_some_and(|held| is_equal(held, &entry));
-    if is_changed {
-        section.insert(name, Arc::new(entry));
-    }
-    is_changed
-}
-
-fn keep_equal<T>(fresh: &mut BTreeMap<Name, Arc<T>>, old: &BTreeMap<Name, Arc<T>>, is_equal: impl Fn(&T, &T) -> bool) -> bool {
-    let mut is_changed = fresh.len() != old.len();
-    for (name, entry) in fresh {
-        match old.get(name) {
-            Some(held) if is_equal(held, entry) => *entry = held.clone(),
-            _ => is_changed = true,
-        }
-    }
-    is_changed
-}
-
-/// Whether both mean the same to a table. Two good values do when they are equal, whatever the revisions they were written at.
-fn is_equal<T: PartialEq>(held: &Entry<T>, other: &Entry<T>) -> bool {
-    match (&held.value, &other.value) {
-        (Ok(held), Ok(other)) => held == other,
-        (Err(held), Err(other)) => held == other,
-        _ => false,
-    }
-}
-
-fn is_equal_upstream(held: &UpstreamEntry, other: &UpstreamEntry) -> bool {
-    let is_settings_equal = match (&held.settings, &other.settings) {
-        (Some(held), Some(other)) => is_equal(held, other),
-        (None, None) => true,
-        _ => false,
-    };
-    let mut endpoints = held.endpoints.iter().zip(&other.endpoints);
-    is_settings_equal
-        && held.endpoints.len() == other.endpoints.len()
-        && endpoints.all(|((held_id, held), (id, other))| held_id == id && is_equal(held, other))
-}
-
-/// Keys that belong to no object.
-#[derive(Debug, Clone, Default, PartialEq)]
-struct Strays {
-    /// Invariant: at most [`STRAYS_MAX`].
-    problems: BTreeMap<Box<[u8]>, Problem>,
-    /// Whether there were more. Forgotten when the whole tree is read again: to know sooner, all keys would have to be kept.
-    has_more: bool,
-}
-
-impl Strays {
-    fn put(&mut self, key: &[u8], problem: Problem) -> bool {
-        if self.problems.len() < STRAYS_MAX || self.problems.contains_key(key) {
-            let held = self.problems.insert(key.into(), problem);
-            return held.as_ref() != self.problems.get(key);
-        }
-        !std::mem::replace(&mut self.has_more, true)
-    }
-
-    fn delete(&mut self, key: &[u8]) -> bool {
-        self.problems.remove(key).is_some()
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        let more = self
-            .has_more
-            .then(|| Stray::new(format!("more than {STRAYS_MAX} keys belong to no object; the others are not listed")).problem());
-        self.problems.values().cloned().chain(more).collect()
-    }
+    Ok((!path.is_empty() && !path.ends_with('/')).then_some(path))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
     use super::*;
+    use crate::config::problem::{Kind, ObjectId};
 
     fn tree() -> Tree {
         Tree::new("/nuncio", Name::literal("etcd"))

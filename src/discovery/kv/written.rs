@@ -1,0 +1,48 @@
+//! A value under the key of an object → the object, or the problem that stands in its place.
+
+use serde::de::DeserializeOwned;
+
+use super::VALUE_BYTES_MAX;
+use super::dialect::{self, Instance};
+use crate::config::decode::{decode_endpoint, decode_json};
+use crate::config::problem::{Kind, ObjectId};
+use crate::config::{Endpoint, Entry, Origin, Problem};
+use crate::names::Name;
+
+/// A value that was written under the key of an object.
+pub(super) struct Written<'a> {
+    pub(super) value: &'a [u8],
+    pub(super) origin: Origin,
+}
+
+impl Written<'_> {
+    pub(super) fn object<T: DeserializeOwned>(self, kind: Kind, name: &Name) -> Entry<T> {
+        self.entry(ObjectId::new(kind, name), decode_json)
+    }
+
+    pub(super) fn endpoint(self, upstream: &Name, id: &Name) -> Entry<Endpoint> {
+        self.entry(ObjectId { kind: Kind::Endpoint, name: format!("{upstream}/{id}") }, decode_endpoint)
+    }
+
+    /// In any dialect of registrators. None in the place of an instance that takes no traffic.
+    pub(super) fn instance(self, upstream: &Name, id: &Name) -> Entry<Option<Instance>> {
+        let object = ObjectId { kind: Kind::Endpoint, name: format!("{upstream}/{id}") };
+        let value = dialect::decode(self.value).map_err(|problem| problem.about(object).at(self.origin.clone()));
+        Entry { origin: self.origin, value }
+    }
+
+    fn entry<T>(self, object: ObjectId, decode: impl FnOnce(&str, ObjectId, Origin) -> Result<T, Problem>) -> Entry<T> {
+        let value = match self.text() {
+            Ok(text) => decode(text, object, self.origin.clone()),
+            Err(message) => Err(Problem::error(message).about(object).at(self.origin.clone())),
+        };
+        Entry { origin: self.origin, value }
+    }
+
+    fn text(&self) -> Result<&str, String> {
+        if self.value.len() > VALUE_BYTES_MAX {
+            return Err(format!("a value has at most {VALUE_BYTES_MAX} bytes, this one has {}", self.value.len()));
+        }
+        str::from_utf8(self.value).map_err(|error| format!("the value is not UTF-8: byte {} does not belong there", error.valid_up_to()))
+    }
+}
