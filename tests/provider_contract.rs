@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nuncio::config::providers::{ConsulConfig, DockerConfig, EtcdConfig};
+use nuncio::config::providers::{ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, RouteTemplate};
 use nuncio::discovery::kv::{Pair, Tree};
 use nuncio::discovery::{
     ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider,
@@ -65,6 +65,72 @@ contract!(docker: first_snapshot update delete empty_is_not_absent malformed_val
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(program: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys);
+
+/// In other layouts the values are others, so the promises that write our own JSON are kept by tests of these.
+mod etcd_in_other_layouts {
+    use super::*;
+
+    struct Layouted {
+        _etcd: Etcd,
+        relay: Relay,
+        writer: Writer,
+        observed: Observed,
+    }
+
+    async fn start(layout: LayoutKind, route: Option<&str>) -> Layouted {
+        let etcd = Etcd::start().await;
+        let relay = Relay::to(etcd.address()).await;
+        let writer = etcd.writer().await;
+        let route = route.map(|route| RouteTemplate::parse(route).expect("a template"));
+        let endpoints = vec![format!("http://{}", relay.address())];
+        let config = EtcdConfig { endpoints, prefix: layout.prefix_default(), layout, route, ..EtcdConfig::default() };
+        let observed = Observed::new(Box::new(EtcdProvider::new(Name::literal("etcd"), config)));
+        Layouted { _etcd: etcd, relay, writer, observed }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn services() {
+        let Layouted { _etcd, relay, mut writer, observed } = start(LayoutKind::Services, Some(r#"Host("{name}.example.com")"#)).await;
+        observed.until("nothing", is_empty).await;
+        writer.put("/services/apache/vm:web_1:80", "10.99.0.1:32768").await;
+        writer.put("/services/apache/CONTAINER", r#"{ "port": 49155, "host": "10.0.0.1" }"#).await;
+        let both = observed.until("both", |now| endpoints(now, "apache") == ["10.0.0.1:49155", "10.99.0.1:32768"]).await;
+        assert_eq!(both.routes["apache"].value.as_ref().map(|route| route.rule.text()), Ok(r#"Host("apache.example.com")"#));
+        // The same key at another address: what made nsproxy keep the old one.
+        writer.put("/services/apache/CONTAINER", r#"{ "port": 49156, "host": "10.0.0.2" }"#).await;
+        observed.until("the new address", |now| endpoints(now, "apache") == ["10.0.0.2:49156", "10.99.0.1:32768"]).await;
+        writer.put("/services/apache/CONTAINER", r#"{ "port": 8088, "[": , "host": "0.0.0.0" }"#).await;
+        let bad = observed.until("a problem", |now| now.all_problems().count() == 1).await;
+        assert_eq!(endpoints(&bad, "apache"), ["10.99.0.1:32768"], "the other serves on");
+        relay.cut();
+        observed.until_status("it fails", is_failing).await;
+        assert!(observed.feed().latest().is_some_and(|now| now.routes.contains_key("apache")), "error is not empty");
+        writer.delete("/services/apache/CONTAINER").await;
+        writer.delete("/services/apache/vm:web_1:80").await;
+        relay.mend();
+        observed.within(Duration::from_secs(1), "the service is gone", is_empty).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn vulcand() {
+        let Layouted { _etcd, relay, mut writer, observed } = start(LayoutKind::Vulcand, None).await;
+        observed.until("nothing", is_empty).await;
+        writer.put("/vulcand/backends/b1/backend", "{\"Type\":\"http\"}\n").await;
+        writer.put("/vulcand/backends/b1/servers/s1", "{\"URL\":\"http://10.0.0.1:5000\"}\n").await;
+        writer.put("/vulcand/frontends/f1/frontend", r#"{"Type":"http","BackendId":"b1","Route":"PathRegexp(\"/.*\")"}"#).await;
+        let now = observed.until("the frontend", |now| now.routes.contains_key("f1")).await;
+        assert_eq!(endpoints(&now, "b1"), ["10.0.0.1:5000"]);
+        assert_eq!(now.all_problems().count(), 0);
+        writer.put("/vulcand/frontends/f1/frontend", r#"{"Type":"http","BackendId":"b1","Route":"PathRegexp(\"\\.\")"}"#).await;
+        let bad = observed.until("a problem", |now| now.all_problems().count() == 1).await;
+        assert!(Arc::ptr_eq(&now.upstreams["b1"], &bad.upstreams["b1"]), "the backend did not change");
+        relay.cut();
+        observed.until_status("it fails", is_failing).await;
+        writer.delete("/vulcand/backends/b1/servers/s1").await;
+        relay.mend();
+        observed.within(Duration::from_secs(1), "the server is gone", |now| endpoints(now, "b1").is_empty()).await;
+    }
+}
 
 /// The stores by the names of their providers.
 #[allow(non_camel_case_types)]

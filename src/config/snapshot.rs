@@ -179,6 +179,13 @@ impl<T> Entry<T> {
     }
 }
 
+impl<T> Entry<Option<T>> {
+    /// The entry of what is there. None: nothing is, and nothing is wrong.
+    pub(crate) fn transpose(self) -> Option<Entry<T>> {
+        Some(Entry { origin: self.origin, value: self.value.transpose()? })
+    }
+}
+
 impl UpstreamEntry {
     /// Where it was read: its own object, or the first of its endpoints.
     #[must_use]

@@ -32,11 +32,13 @@ use std::time::Instant;
 use self::groups::{Groups, Making};
 use self::objects::Objects;
 use self::strays::{Stray, Strays};
+use self::vulcand::Located;
 use self::written::Written;
+use crate::config::problem::{Kind, ObjectId};
 use crate::config::providers::{Layout, LayoutKind};
 use crate::config::snapshot::Place;
 use crate::config::upstream::HostHeader;
-use crate::config::{Origin, Snapshot};
+use crate::config::{Entry, Origin, Snapshot};
 use crate::names::Name;
 
 pub mod dialect;
@@ -46,6 +48,7 @@ mod nuncio;
 mod objects;
 mod services;
 mod strays;
+mod vulcand;
 mod written;
 
 /// The longest key, in bytes. Longer ones are a problem.
@@ -185,7 +188,7 @@ impl Tree {
                 }
                 Ok(false)
             }
-            LayoutKind::Vulcand => Ok(false),
+            LayoutKind::Vulcand => Ok(self.put_vulcand(vulcand::locate(&self.prefix, path)?, written)),
         }
     }
 
@@ -203,8 +206,90 @@ impl Tree {
                 Ok(None) => false,
                 Err(_) => self.strays.delete(key),
             },
-            LayoutKind::Vulcand => false,
+            LayoutKind::Vulcand => match vulcand::locate(&self.prefix, path) {
+                Ok(located) => self.delete_vulcand(key, &located),
+                Err(_) => self.strays.delete(key),
+            },
         }
+    }
+
+    fn put_vulcand(&mut self, located: Located, written: Written<'_>) -> bool {
+        let Place::Key { key, .. } = written.origin.place.clone() else { return false };
+        let objects = &mut self.objects;
+        let mut said = None;
+        let mut is_changed = false;
+        match located {
+            Located::Nothing => return false,
+            Located::Listener(name) => {
+                let listener = written.foreign(ObjectId::new(Kind::Listener, &name), vulcand::listener::decode);
+                is_changed = objects::put(&mut objects.listeners, listener, name);
+            }
+            Located::Host(name) => {
+                let object = ObjectId::new(Kind::Certificate, &name);
+                let sealed = written.foreign(object, vulcand::certificate).transpose();
+                is_changed = match sealed {
+                    Some(entry) => objects::put(&mut objects.certificates, entry, name),
+                    None => objects.certificates.remove(&name).is_some(),
+                };
+            }
+            Located::Backend(name) => {
+                let settings = written.foreign(ObjectId::new(Kind::Upstream, &name), vulcand::backend::decode);
+                self.groups.put_settings(name, settings);
+            }
+            Located::Server { backend, id } => {
+                let instance = written.instance(&backend, &id);
+                self.groups.put_instance("", backend, id, instance);
+            }
+            Located::Frontend(name) => {
+                let Entry { origin, value } = written.foreign(ObjectId::new(Kind::Route, &name), vulcand::frontend::decode);
+                let value = value.map(|(wanted, warning)| {
+                    said = warning.map(|warning| warning.at(origin.clone()));
+                    wanted
+                });
+                self.groups.put_route(name, Entry { origin, value });
+            }
+            Located::Middleware { frontend, id } => {
+                let name = vulcand::middleware_name(&frontend, &id);
+                let Entry { origin, value } = written.foreign(ObjectId::new(Kind::Middleware, &name), vulcand::middleware);
+                match value {
+                    Ok(warning) => {
+                        said = Some(warning.at(origin));
+                        is_changed = objects.middlewares.remove(&name).is_some();
+                        self.groups.delete_middleware(&frontend, &id);
+                    }
+                    Err(problem) => {
+                        is_changed = objects::put(&mut objects.middlewares, Entry { origin, value: Err(problem) }, name.clone());
+                        self.groups.put_middleware(frontend, id, name);
+                    }
+                }
+            }
+        }
+        self.strays.set(&key, said) | is_changed
+    }
+
+    fn delete_vulcand(&mut self, key: &[u8], located: &Located) -> bool {
+        let is_changed = match located {
+            Located::Nothing => false,
+            Located::Listener(name) => self.objects.listeners.remove(name).is_some(),
+            Located::Host(name) => self.objects.certificates.remove(name).is_some(),
+            Located::Backend(name) => {
+                self.groups.delete_settings(name);
+                false
+            }
+            Located::Server { backend, id } => {
+                self.groups.delete_instance(backend, id);
+                false
+            }
+            Located::Frontend(name) => {
+                self.groups.delete_route(name);
+                false
+            }
+            Located::Middleware { frontend, id } => {
+                self.groups.delete_middleware(frontend, id);
+                self.objects.middlewares.remove(&vulcand::middleware_name(frontend, id)).is_some()
+            }
+        };
+        self.strays.delete(key) | is_changed
     }
 
     /// Makes the objects of the groups that changed. Whether that changed any.
@@ -237,7 +322,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::problem::{Kind, ObjectId};
 
     fn tree() -> Tree {
         Tree::new("/nuncio", Name::literal("etcd"))

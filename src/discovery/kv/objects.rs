@@ -143,7 +143,7 @@ pub(super) fn is_equal<T: PartialEq>(held: &Entry<T>, other: &Entry<T>) -> bool 
 }
 
 /// Whether both say the same, whatever the revisions that they say it of: a registrar may write what cannot be read every second.
-fn is_equal_problem(held: &Problem, other: &Problem) -> bool {
+pub(super) fn is_equal_problem(held: &Problem, other: &Problem) -> bool {
     let said = |problem: &'_ Problem| {
         let Problem { severity, object, origin: _, message, snippet, help, effect, is_dangling } = problem;
         (*severity, object.clone(), message.clone(), snippet.clone(), help.clone(), effect.clone(), *is_dangling)

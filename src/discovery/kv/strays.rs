@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::STRAYS_MAX;
+use super::objects::is_equal_problem;
 use crate::config::Problem;
 
 /// Why a key belongs to no object.
@@ -37,10 +38,21 @@ pub(super) struct Strays {
 impl Strays {
     pub(super) fn put(&mut self, key: &[u8], problem: Problem) -> bool {
         if self.problems.len() < STRAYS_MAX || self.problems.contains_key(key) {
-            let held = self.problems.insert(key.into(), problem);
-            return held.as_ref() != self.problems.get(key);
+            let is_same = self.problems.get(key).is_some_and(|held| is_equal_problem(held, &problem));
+            if !is_same {
+                self.problems.insert(key.into(), problem);
+            }
+            return !is_same;
         }
         !std::mem::replace(&mut self.has_more, true)
+    }
+
+    /// Says this of a key, or no longer anything. Whether that is new.
+    pub(super) fn set(&mut self, key: &str, problem: Option<Problem>) -> bool {
+        match problem {
+            Some(problem) => self.put(key.as_bytes(), problem),
+            None => self.delete(key.as_bytes()),
+        }
     }
 
     pub(super) fn delete(&mut self, key: &[u8]) -> bool {

@@ -31,6 +31,12 @@ impl Written<'_> {
         Entry { origin: self.origin, value }
     }
 
+    /// By a decoder of another layout.
+    pub(super) fn foreign<T>(&self, object: ObjectId, decode: impl FnOnce(&[u8]) -> Result<T, Problem>) -> Entry<T> {
+        let value = decode(self.value).map_err(|problem| problem.about(object).at(self.origin.clone()));
+        Entry { origin: self.origin.clone(), value }
+    }
+
     fn entry<T>(self, object: ObjectId, decode: impl FnOnce(&str, ObjectId, Origin) -> Result<T, Problem>) -> Entry<T> {
         let value = match self.text() {
             Ok(text) => decode(text, object, self.origin.clone()),
