@@ -75,7 +75,7 @@ impl Etcd2Provider {
     /// A provider of this name. It does nothing until it is watched.
     #[must_use]
     pub fn new(name: Name, config: EtcdConfig) -> Self {
-        let mirror = Mirror::new(Tree::new(&config.prefix, name.clone()));
+        let mirror = Mirror::new(Tree::with_layout(&config.prefix, name.clone(), config.layout()));
         Self { name, turns: Turns::new(config.endpoints.clone()), config, mirror, has_published: false }
     }
 

@@ -6,7 +6,7 @@
 //! | file | concept |
 //! |---|---|
 //! | [`supervise`] | runs providers, retries them, keeps what each published last |
-//! | [`kv`] | a key/value tree → [`Snapshot`]: the layout that all stores share |
+//! | [`kv`] | a key/value tree → [`Snapshot`]: the layouts that all stores share, ours and those of others |
 //! | [`consul`] | keys of a Consul agent's store |
 //! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
 //! | [`etcd`] | keys of an etcd v3 cluster |
