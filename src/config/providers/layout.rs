@@ -209,7 +209,7 @@ pub fn clean_name(text: &str) -> Result<Name, String> {
     for character in text.chars() {
         let mut bytes = [0; 4];
         let encoded: &str = character.encode_utf8(&mut bytes);
-        if character != '%' && Name::new(&*encoded).is_ok() {
+        if character != '%' && Name::new(encoded).is_ok() {
             clean.push(character);
         } else {
             encoded.bytes().for_each(|byte| clean.push_str(&format!("%{byte:02X}")));

@@ -26,6 +26,7 @@ use crate::suggest;
 /// A provider's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "there are a handful of them, read once at the start")]
 pub enum ProviderConfig {
     /// The key/value store of a Consul agent.
     Consul(ConsulConfig),
