@@ -17,7 +17,7 @@ use crate::access::{self, AccessLog, AccessLogWriter};
 use crate::config::AdminHost;
 use crate::control::status::Status;
 use crate::control::{self, Control};
-use crate::discovery::{Provider, Supervisor};
+use crate::discovery::{NameServers, Provider, Resolver, Supervisor};
 use crate::metrics::{self as names, Meter, Registry};
 use crate::names::Name;
 use crate::proxy::warnings::Warnings;
@@ -37,6 +37,7 @@ pub struct ServerBuilder {
     admin: Option<SocketAddr>,
     admin_hosts: Vec<AdminHost>,
     providers: Vec<Box<dyn Provider>>,
+    name_servers: NameServers,
 }
 
 /// Why a server cannot start.
@@ -96,6 +97,7 @@ impl Default for ServerBuilder {
             admin: None,
             admin_hosts: Vec::new(),
             providers: Vec::new(),
+            name_servers: NameServers::System,
         }
     }
 }
@@ -150,6 +152,12 @@ impl ServerBuilder {
         Self { admin_hosts: names, ..self }
     }
 
+    /// Who is asked for the names of endpoints. Default: the name servers of `/etc/resolv.conf`. `/etc/hosts` comes first in any case.
+    #[must_use]
+    pub fn name_servers(self, name_servers: NameServers) -> Self {
+        Self { name_servers, ..self }
+    }
+
     /// Adds a source of routing configuration. Of objects with one name in several sources, that of the first one counts.
     #[must_use]
     pub fn provider(mut self, provider: impl Provider) -> Self {
@@ -179,7 +187,15 @@ impl ServerBuilder {
         let (stop_control, stop) = watch::channel(false);
         let admin_api = admin_socket.map(|socket| (socket, self.admin_hosts));
         let parts =
-            ControlParts { providers: self.providers, context, workers: workers.clone(), table, admin_api, registry: registry.clone() };
+            ControlParts {
+                providers: self.providers,
+                name_servers: self.name_servers,
+                context,
+                workers: workers.clone(),
+                table,
+                admin_api,
+                registry: registry.clone(),
+            };
         let (status, control) = parts.start(stop)?;
         let drain_timeout = self.drain_timeout;
         Ok(Server { status, registry, workers, admin, drain_timeout, stop_control, control: Some(control), access_log: writer, warnings })
@@ -258,6 +274,7 @@ fn start_workers(count: usize, context: &WorkerContext) -> Result<Arc<[WorkerThr
 /// What the control thread is made of.
 struct ControlParts {
     providers: Vec<Box<dyn Provider>>,
+    name_servers: NameServers,
     context: Context,
     workers: Arc<[WorkerThread]>,
     table: Arc<ArcSwap<RoutingTable>>,
@@ -285,7 +302,8 @@ impl ControlParts {
     async fn run(self, stop: watch::Receiver<bool>, started: std::sync::mpsc::Sender<Arc<Status>>) {
         let supervisor = Supervisor::start(self.providers);
         let status = Arc::new(Status::new(self.table.clone(), supervisor.feeds().to_vec()));
-        let control = Control::new(supervisor, self.context, self.workers, self.table, status.clone());
+        let resolver = Resolver::start(self.name_servers);
+        let control = Control::new(supervisor, resolver, self.context, self.workers, self.table, status.clone());
         let _ = started.send(status.clone());
         let admin = async {
             if let Some((socket, hosts)) = self.admin_api {

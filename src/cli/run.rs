@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use nuncio::config::decode::FileConfig;
 use nuncio::config::server::Admin;
-use nuncio::config::{Endpoint, Listener, ProviderConfig, Route, ServerConfig, Upstream, listener};
+use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, Route, ServerConfig, Upstream, listener};
 use nuncio::control::check::{Summary, check};
 use nuncio::discovery::file::FileProvider;
 use nuncio::discovery::{ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, ProgramProvider};
@@ -40,9 +40,10 @@ pub(super) struct Args {
     /// Accepts HTTP on this address, such as ":8080" or "127.0.0.1:8080". Makes listeners `default`, `default-2` and so on
     #[arg(long, value_name = "ADDR", value_parser = listener::parse_address)]
     listen: Vec<SocketAddr>,
-    /// Sends all requests to this endpoint, or to several in turn. Makes a route and an upstream `default`
+    /// Sends all requests to this endpoint, such as 127.0.0.1:3000 or app.internal:3000, or to several in turn. Makes a route and
+    /// an upstream `default`
     #[arg(long, value_name = "ADDR", requires = "listen", value_parser = Endpoint::parse_address)]
-    to: Vec<SocketAddr>,
+    to: Vec<Address>,
     /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS; etcd2://… for etcd's v2
     /// API; consul://[TOKEN@]HOST:PORT[/PREFIX]; docker:// or docker://HOST:PORT; file:///PATH
     #[arg(long, value_name = "URL")]
@@ -157,14 +158,14 @@ impl Names {
 }
 
 /// What `--listen` and `--to` make.
-fn of_flags(listen: &[SocketAddr], to: &[SocketAddr]) -> RoutingConfig {
+fn of_flags(listen: &[SocketAddr], to: &[Address]) -> RoutingConfig {
     let default = Name::literal("default");
     let mut config = RoutingConfig::default();
     let mut names = Names::default();
     config.listeners.extend(listen.iter().map(|address| (names.take("default"), Listener::http(*address))));
     if !to.is_empty() {
         let everything = r#"PathPrefix("/")"#.parse().expect("a rule of the program's text is valid");
-        config.upstreams.insert(default.clone(), Upstream::of(to.iter().copied()));
+        config.upstreams.insert(default.clone(), Upstream::of(to.iter().cloned()));
         config.routes.insert(default.clone(), Route::to(everything, default));
     }
     config
@@ -236,7 +237,7 @@ mod tests {
     #[test]
     fn flags_make_objects_named_default() {
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let config = of_flags(&[address(1), address(2)], &[address(3)]);
+        let config = of_flags(&[address(1), address(2)], &[address(3).into()]);
         let names: Vec<&str> = config.listeners.keys().map(Name::as_str).collect();
         assert_eq!(names, ["default", "default-2"]);
         assert!(config.routes.contains_key("default") && config.upstreams.contains_key("default"));

@@ -3,6 +3,7 @@
 //! | file | concept |
 //! |---|---|
 //! | [`listener`], [`route`], [`upstream`], [`certificate`] | the objects, each with its fields and defaults |
+//! | [`address`] | where an endpoint listens: IP address or name |
 //! | [`snapshot`] | what a provider publishes: objects with their origin, or the problem that stands in an object's place |
 //! | [`problem`] | what is wrong with an object, where, and how to mend it |
 //! | [`decode`] | TOML and JSON text → objects and problems |
@@ -20,6 +21,7 @@ use crate::duration;
 use crate::middleware::Middleware;
 use crate::names::Name;
 
+pub mod address;
 pub mod admin_host;
 pub mod certificate;
 pub mod check;
@@ -39,6 +41,7 @@ mod source;
 mod token;
 pub mod upstream;
 
+pub use address::Address;
 pub use admin_host::AdminHost;
 pub use certificate::{Certificate, Pem};
 pub use listener::Listener;

@@ -1,13 +1,12 @@
 //! An upstream as it is wanted: endpoints, how one is chosen, how it is reached, and how we know that it is well.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::duration;
+use super::{Address, duration};
 use crate::balance::{HashKey, Policy};
 
 /// A named group of interchangeable endpoints.
@@ -64,7 +63,7 @@ impl Default for Upstream {
 impl Upstream {
     /// An upstream of `addresses`, each of weight 1, all else at its default.
     #[must_use]
-    pub fn of(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+    pub fn of<A: Into<Address>>(addresses: impl IntoIterator<Item = A>) -> Self {
         Self { endpoints: addresses.into_iter().map(Endpoint::new).collect(), ..Self::default() }
     }
 
@@ -126,10 +125,10 @@ impl Serialize for Upstream {
 }
 
 /// One address of an upstream. In configuration a table, or just the address as a string.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Endpoint {
-    /// Where it listens: IP address and port.
-    pub address: SocketAddr,
+    /// Where it listens: an IP address or a name, with a port. Each address of a name is an endpoint of this weight.
+    pub address: Address,
     /// Its share relative to the others. 0 drains it: no new clients, while sticky sessions stay. Default 1, at most 1,000.
     pub weight: u16,
 }
@@ -140,21 +139,16 @@ impl Endpoint {
 
     /// An endpoint of weight 1.
     #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address, weight: 1 }
+    pub fn new(address: impl Into<Address>) -> Self {
+        Self { address: address.into(), weight: 1 }
     }
 
-    /// Reads an address that can be connected to.
+    /// Reads an address that can be connected to, or a name.
     ///
     /// # Errors
     /// A sentence that names the text and what is wrong with it.
-    pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
-        let address: SocketAddr =
-            text.parse().map_err(|_| format!("`{text}` is not an IP address and port, such as \"10.0.0.1:8080\" or \"[fd00::1]:8080\""))?;
-        if address.port() == 0 || address.ip().is_unspecified() {
-            return Err(format!("`{text}` cannot be connected to: an endpoint needs a definite address and port"));
-        }
-        Ok(address)
+    pub fn parse_address(text: &str) -> Result<Address, String> {
+        Address::parse(text)
     }
 }
 
@@ -163,8 +157,7 @@ impl<'de> Deserialize<'de> for Endpoint {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Table {
-            #[serde(deserialize_with = "deserialize_address")]
-            address: SocketAddr,
+            address: Address,
             #[serde(default = "one", deserialize_with = "deserialize_weight")]
             weight: u16,
         }
@@ -177,7 +170,7 @@ impl<'de> Deserialize<'de> for Endpoint {
             type Value = Endpoint;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an address such as \"10.0.0.1:8080\", or a table { address = \"10.0.0.1:8080\", weight = 1 }")
+                f.write_str("an address such as \"10.0.0.1:8080\" or \"app.internal:8080\", or a table { address = \"10.0.0.1:8080\", weight = 1 }")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Endpoint, E> {
@@ -191,11 +184,6 @@ impl<'de> Deserialize<'de> for Endpoint {
         }
         deserializer.deserialize_any(Visitor)
     }
-}
-
-fn deserialize_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    Endpoint::parse_address(&text).map_err(serde::de::Error::custom)
 }
 
 fn deserialize_weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
@@ -222,7 +210,7 @@ pub enum UpstreamProtocol {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamTls {
-    /// The name sent by SNI and looked for in the endpoint's certificate. Default: the endpoint's IP address.
+    /// The name sent by SNI and looked for in the endpoint's certificate. Default: the endpoint's name, or its IP address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
     /// Trusted roots, as a path or PEM text. Default: the system's.
@@ -239,7 +227,7 @@ pub enum HostHeader {
     /// The client's own.
     #[default]
     Pass,
-    /// The endpoint's address and port.
+    /// The endpoint's name or address, and port.
     Endpoint,
     /// This text.
     Rewrite(String),
@@ -342,7 +330,7 @@ pub enum Probe {
     Http {
         /// Path and query of the request.
         path: String,
-        /// The `Host` sent. None: the endpoint's address.
+        /// The `Host` sent. None: the endpoint's name or address.
         host: Option<String>,
         /// Lowest and highest status that counts as success.
         status: (u16, u16),
@@ -448,10 +436,11 @@ mod tests {
     #[test]
     fn endpoint_is_an_address_or_a_table() {
         let check = |json: &str| serde_json::from_str::<Endpoint>(json).map_err(|error| error.to_string());
-        let address = "10.0.0.1:80".parse().unwrap();
-        assert_eq!(check(r#""10.0.0.1:80""#), Ok(Endpoint { address, weight: 1 }));
+        let address = Address::Ip("10.0.0.1:80".parse().unwrap());
+        assert_eq!(check(r#""10.0.0.1:80""#), Ok(Endpoint::new(address.clone())));
         assert_eq!(check(r#"{"address":"10.0.0.1:80","weight":0}"#), Ok(Endpoint { address, weight: 0 }));
-        assert!(check(r#""10.0.0.1""#).unwrap_err().contains("not an IP address and port"));
+        assert_eq!(check(r#""app.internal:80""#), Ok(Endpoint::new(Address::parse("app.internal:80").unwrap())));
+        assert!(check(r#""10.0.0.1""#).unwrap_err().contains("not an IP address or name with a port"));
         assert!(check(r#""0.0.0.0:80""#).unwrap_err().contains("cannot be connected to"));
         assert!(check(r#"{"address":"10.0.0.1:80","weight":1001}"#).unwrap_err().contains("greater than 1000"));
         assert!(check(r#"{"address":"10.0.0.1:80","wieght":1}"#).unwrap_err().contains("unknown field"));

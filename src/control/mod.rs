@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`check`] | what would become of a configuration |
 //! | `context` | what compiling needs beside the configuration |
+//! | `hosts` | the names among endpoints, followed as they change |
 //! | `merge` | the snapshots of all providers → one |
 //! | `pem` | the files that certificates name, read and watched |
 //! | `sockets` | the addresses we accept on, as the table wants them |
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::config::problem::Severity;
 use crate::config::{Problem, Snapshot};
-use crate::discovery::Supervisor;
+use crate::discovery::{Resolver, Supervisor};
 use crate::health::HealthChecks;
 use crate::metrics as names;
 use crate::metrics::Meter;
@@ -32,18 +33,23 @@ use crate::routing::{RoutingTable, compile};
 
 pub mod check;
 mod context;
+mod hosts;
 mod merge;
 mod pem;
 mod sockets;
 pub mod status;
 
 pub(crate) use context::context;
+use hosts::Hosts;
 use pem::PemFiles;
 use sockets::Sockets;
 use status::Status;
 
 /// How often files that certificates name are looked at.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a change of one name's addresses waits for others, so that a thousand names make a few tables and not a thousand.
+const NAMES_SETTLE: Duration = Duration::from_millis(20);
 
 /// The control loop with all that it owns.
 pub(crate) struct Control {
@@ -54,6 +60,11 @@ pub(crate) struct Control {
     status: Arc<Status>,
     sockets: Sockets,
     pem: PemFiles,
+    hosts: Hosts,
+    /// When to look again at what providers have published: names among it had no first answer yet.
+    follow_at: Option<Instant>,
+    /// When to publish what names stand for now, and since when that is known.
+    names_due: Option<Instant>,
     /// What the table in force was compiled from.
     compiled: Vec<Arc<Snapshot>>,
     /// Tables that are out of force, kept until no worker looks at them any more: to take a large one apart takes longer than a request,
@@ -88,6 +99,7 @@ impl ControlMetrics {
 impl Control {
     pub(crate) fn new(
         supervisor: Supervisor,
+        resolver: Resolver,
         context: Context,
         workers: Arc<[WorkerThread]>,
         table: Arc<ArcSwap<RoutingTable>>,
@@ -97,7 +109,8 @@ impl Control {
         let sockets = Sockets::new(context.meter.clone(), workers.clone(), status.clone());
         let (pem, health) = (PemFiles::default(), HealthChecks::new(tokio::runtime::Handle::current()));
         let (compiled, retired, cuts) = (Vec::new(), Vec::new(), Vec::new());
-        Self { supervisor, context, workers, table, status, sockets, pem, compiled, retired, health, cuts, metrics }
+        let (hosts, follow_at, names_due) = (Hosts::new(resolver), None, None);
+        Self { supervisor, context, workers, table, status, sockets, pem, hosts, follow_at, names_due, compiled, retired, health, cuts, metrics }
     }
 
     /// Runs until `stop` says so, then ends providers and health checks.
@@ -109,19 +122,23 @@ impl Control {
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
                 () = self.supervisor.changed() => self.follow(),
+                () = sleep_until(self.follow_at), if self.follow_at.is_some() => self.follow(),
+                () = self.hosts.changed() => self.names_changed(Instant::now()),
+                () = sleep_until(self.names_due), if self.names_due.is_some() => self.follow_names(),
                 () = sleep_until(next_cut), if next_cut.is_some() => self.cut(Instant::now()),
                 () = sleep_until(self.sockets.retry_at()), if self.sockets.retry_at().is_some() => {
                     self.sockets.open(&self.table.load_full());
                 }
                 _ = upkeep.tick() => {
                     if self.pem.has_changed() {
-                        self.update(self.compiled.clone());
+                        self.update(self.compiled.clone(), None);
                     }
                     self.drop_retired();
                 }
             }
         }
         self.supervisor.stop().await;
+        self.hosts.stop().await;
         self.health.stop().await;
     }
 
@@ -132,17 +149,40 @@ impl Control {
         let Some(latest) = latest else { return };
         let is_known = |(latest, compiled): (&Arc<Snapshot>, &Arc<Snapshot>)| Arc::ptr_eq(latest, compiled);
         if latest.len() == self.compiled.len() && latest.iter().zip(&self.compiled).all(is_known) {
+            if self.follow_at.take().is_some() {
+                self.hosts.follow(&latest, Instant::now());
+            }
             return;
         }
-        self.update(latest);
+        self.follow_at = self.hosts.follow(&latest, Instant::now());
+        if self.follow_at.is_none() {
+            self.update(latest, None);
+        }
     }
 
-    /// Publishes the table that these snapshots make.
-    fn update(&mut self, snapshots: Vec<Arc<Snapshot>>) {
-        let Some(seen_at) = snapshots.iter().map(|snapshot| snapshot.seen_at).max() else { return };
+    /// A name stands for something else. A table that waits for its first answers may be ready; one that is in force is changed soon.
+    fn names_changed(&mut self, now: Instant) {
+        if self.follow_at.is_some() {
+            self.follow();
+        }
+        if !self.compiled.is_empty() {
+            self.names_due.get_or_insert(now + NAMES_SETTLE);
+        }
+    }
+
+    fn follow_names(&mut self) {
+        let seen_at = self.names_due.take().map(|due| due - NAMES_SETTLE);
+        self.update(self.compiled.clone(), seen_at);
+    }
+
+    /// Publishes the table that these snapshots make. What led to it was seen at `seen_at`, or with the newest of them.
+    fn update(&mut self, snapshots: Vec<Arc<Snapshot>>, seen_at: Option<Instant>) {
+        let newest = snapshots.iter().map(|snapshot| snapshot.seen_at).max();
+        let Some(seen_at) = seen_at.or(newest) else { return };
         let started = Instant::now();
         let mut snapshot = merge::merge(self.supervisor.feeds(), &snapshots);
         self.pem.resolve(&mut snapshot);
+        self.hosts.resolve(&mut snapshot);
         let merged = Instant::now();
         let previous = self.table.load_full();
         let table = Arc::new(compile(&snapshot, &previous, &self.context));

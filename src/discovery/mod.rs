@@ -12,6 +12,7 @@
 //! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
+//! | [`resolve`] | names of hosts and services, followed as they change; `lookup`: one question to a name server |
 //! | [`program`] | the program that embeds us |
 //! | [`mod@file`] | a configuration file, or a directory of them; `trace`: what its path leads to |
 
@@ -32,7 +33,9 @@ pub mod file;
 mod http_client;
 pub mod kv;
 pub mod labels;
+mod lookup;
 pub mod program;
+pub mod resolve;
 pub mod supervise;
 mod trace;
 
@@ -40,7 +43,9 @@ pub use consul::ConsulProvider;
 pub use docker::DockerProvider;
 pub use etcd::EtcdProvider;
 pub use etcd2::Etcd2Provider;
+pub use lookup::NameServers;
 pub use program::{ProgramHandle, ProgramProvider};
+pub use resolve::Resolver;
 pub use supervise::{Feed, FeedState, FeedStatus, Supervisor};
 
 /// A source of routing configuration.

@@ -1,8 +1,5 @@
 //! The connection of a probe: TCP, then TLS if the upstream speaks it. Fresh each time, so that it finds out what a new client would.
 
-use std::net::SocketAddr;
-
-use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -11,12 +8,13 @@ use tokio_util::either::Either;
 use super::deadline::Deadline;
 use super::failure::Failure;
 use crate::config::upstream::UpstreamProtocol;
+use crate::routing::endpoint::EndpointState;
 use crate::routing::upstream::{Transport, TransportTls};
 
 /// Where a probe goes, how, and until when.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'a> {
-    pub(super) address: SocketAddr,
+    pub(super) endpoint: &'a EndpointState,
     pub(super) transport: &'a Transport,
     pub(super) deadline: Deadline,
 }
@@ -26,7 +24,7 @@ pub(super) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Connects to `target`.
 pub(super) async fn connect(target: &Target<'_>) -> Result<Stream, Failure> {
-    let stream = target.deadline.hold("connect", TcpStream::connect(target.address)).await?;
+    let stream = target.deadline.hold("connect", TcpStream::connect(target.endpoint.address)).await?;
     match &target.transport.tls {
         None => Ok(Either::Left(stream)),
         Some(tls) => target.deadline.hold("TLS handshake", encrypt(stream, tls, target)).await,
@@ -34,7 +32,7 @@ pub(super) async fn connect(target: &Target<'_>) -> Result<Stream, Failure> {
 }
 
 async fn encrypt(stream: TcpStream, tls: &TransportTls, target: &Target<'_>) -> Result<Stream, Failure> {
-    let name = tls.server_name.clone().unwrap_or_else(|| ServerName::IpAddress(target.address.ip().into()));
+    let name = tls.server_name.clone().unwrap_or_else(|| target.endpoint.server_name());
     let stream = TlsConnector::from(tls.client.clone()).connect(name, stream).await?;
     if target.transport.protocol == UpstreamProtocol::H2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err(Failure::endpoint("it did not agree to speak HTTP/2"));

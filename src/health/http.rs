@@ -2,7 +2,6 @@
 //!
 //! Only the head of the answer is read: with the connection goes what its body may be.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::pin::pin;
 
@@ -19,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::connect::{Stream, Target, connect};
 use super::failure::Failure;
 use crate::config::upstream::UpstreamProtocol;
+use crate::routing::EndpointState;
 use crate::routing::upstream::Transport;
 
 /// The greatest head of an answer that is read, in bytes.
@@ -32,7 +32,7 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static("nuncio-health");
 pub(super) struct Question<'a> {
     /// Path and query.
     pub(super) path: &'a str,
-    /// The `Host` sent. None: the endpoint's address.
+    /// The `Host` sent. None: the endpoint's name or address.
     pub(super) host: Option<&'a str>,
     /// Statuses that count as success.
     pub(super) status: RangeInclusive<u16>,
@@ -41,7 +41,7 @@ pub(super) struct Question<'a> {
 /// Probes `target`; says what was found. Tasks that HTTP/2 needs are spawned on `tasks`, and end with the probe.
 pub(super) async fn probe(question: &Question<'_>, target: &Target<'_>, tasks: &TaskTracker) -> Result<String, Failure> {
     let step = format!("GET {}", question.path);
-    let request = request(question, target.address, target.transport).map_err(|failure| failure.during(&step))?;
+    let request = request(question, target.endpoint, target.transport).map_err(|failure| failure.during(&step))?;
     let stream = connect(target).await?;
     let protocol = target.transport.protocol;
     let status = target.deadline.hold(&step, exchange(stream, request, protocol, tasks)).await?;
@@ -60,9 +60,9 @@ fn judge(status: StatusCode, expected: &RangeInclusive<u16>) -> Result<(), Failu
 }
 
 /// Fails only for settings that no configuration can hold, but a program can.
-fn request(question: &Question<'_>, address: SocketAddr, transport: &Transport) -> Result<Request<Empty<Bytes>>, Failure> {
+fn request(question: &Question<'_>, endpoint: &EndpointState, transport: &Transport) -> Result<Request<Empty<Bytes>>, Failure> {
     let path: PathAndQuery = question.path.parse().map_err(|error| Failure::ours(format!("not a path: {error}")))?;
-    let host = question.host.map_or_else(|| address.to_string(), str::to_string);
+    let host = question.host.map_or_else(|| endpoint.authority(), str::to_string);
     let bad_host = || Failure::ours(format!("{host:?} is not a host"));
     let mut request = Request::new(Empty::new());
     request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
@@ -135,6 +135,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use std::time::Duration;
 
     use super::super::deadline::Deadline;
@@ -146,7 +148,8 @@ mod tests {
 
     async fn ask(question: Question<'_>, address: SocketAddr, transport: &Transport, limit: Duration) -> Result<String, String> {
         let tasks = TaskTracker::new();
-        let target = Target { address, transport, deadline: Deadline::after(limit) };
+        let endpoint = EndpointState::new(address, true);
+        let target = Target { endpoint: &endpoint, transport, deadline: Deadline::after(limit) };
         let outcome = probe(&question, &target, &tasks).await;
         until(|| tasks.is_empty()).await;
         outcome.map_err(|failure| failure.reason)

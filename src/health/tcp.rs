@@ -17,10 +17,12 @@ mod tests {
     use super::*;
     use crate::config::upstream::{UpstreamProtocol, UpstreamTls};
     use crate::health::deadline::Deadline;
+    use crate::routing::EndpointState;
 
     async fn check(server: &Server, tls: Option<UpstreamTls>, limit: Duration) -> Result<String, String> {
         let transport = transport(UpstreamProtocol::Http1, tls);
-        let target = Target { address: server.address, transport: &transport, deadline: Deadline::after(limit) };
+        let endpoint = EndpointState::new(server.address, true);
+        let target = Target { endpoint: &endpoint, transport: &transport, deadline: Deadline::after(limit) };
         probe(&target).await.map_err(|failure| failure.reason)
     }
 

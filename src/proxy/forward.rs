@@ -123,7 +123,7 @@ impl Forward<'_> {
         is_upgrade: bool,
     ) -> Result<h1::Answer<Received>, Attempt> {
         if let HostHeader::Endpoint = self.upstream.settings.host {
-            set_host(head, &lease.address().to_string());
+            set_host(head, &lease.endpoint().authority());
         }
         match self.upstream.transport.protocol {
             UpstreamProtocol::Http1 => self.attempt_h1(head, body, lease, allow_reuse, is_upgrade).await,

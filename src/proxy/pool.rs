@@ -163,7 +163,7 @@ impl Pool {
     }
 
     async fn connect(&self, key: Key, endpoint: &EndpointState, upstream: &Upstream) -> Result<SharedStream, ConnectError> {
-        let stream = connect(endpoint.address, &upstream.transport, upstream.settings.timeouts.connect).await?;
+        let stream = connect(endpoint, &upstream.transport, upstream.settings.timeouts.connect).await?;
         upstream.metrics.connections.increment(1);
         let stream = SharedStream::new(stream);
         self.open.borrow_mut().push((key, stream.cutter()));

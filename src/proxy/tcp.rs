@@ -95,7 +95,7 @@ async fn connect_to_any(worker: &Worker, upstream: &Arc<Upstream>, peer: SocketA
     while tried.len() <= usize::from(upstream.settings.retries) {
         let request = PickRequest { tried: &tried, ..PickRequest::new(peer.ip(), worker.random()) };
         let Some(picked) = upstream.pick(&request) else { break };
-        match connect(picked.lease.address(), &upstream.transport, upstream.settings.timeouts.connect).await {
+        match connect(picked.lease.endpoint(), &upstream.transport, upstream.settings.timeouts.connect).await {
             Ok(stream) => {
                 upstream.metrics.connections.increment(1);
                 return Some((picked.lease, stream));

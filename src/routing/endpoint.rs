@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
 /// One endpoint of one table.
@@ -76,6 +77,8 @@ pub struct EndpointState {
     pub id: u64,
     /// Where it listens.
     pub address: SocketAddr,
+    /// The name that stands for the address, if it was given by name.
+    pub host: Option<Arc<str>>,
     health: AtomicU8,
     in_flight: AtomicU32,
     retired: AtomicBool,
@@ -92,11 +95,34 @@ impl EndpointState {
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             address,
+            host: None,
             health: AtomicU8::new(health as u8),
             in_flight: AtomicU32::new(0),
             retired: AtomicBool::new(false),
             last_change: Mutex::new(None),
         }
+    }
+
+    /// The same, given by this name.
+    #[must_use]
+    pub fn named(self, host: Option<Arc<str>>) -> Self {
+        Self { host, ..self }
+    }
+
+    /// What it is called in a `Host` field: its name or address, and port.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        match &self.host {
+            Some(host) => format!("{}:{}", host.trim_end_matches('.'), self.address.port()),
+            None => self.address.to_string(),
+        }
+    }
+
+    /// What its certificate must be made out to when the upstream does not say.
+    #[must_use]
+    pub fn server_name(&self) -> ServerName<'static> {
+        let name = self.host.as_ref().and_then(|host| ServerName::try_from(host.trim_end_matches('.').to_string()).ok());
+        name.unwrap_or_else(|| ServerName::IpAddress(self.address.ip().into()))
     }
 
     /// Whether it is well.

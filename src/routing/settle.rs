@@ -256,27 +256,24 @@ fn warnings(name: &Name, settled: &SettledUpstream) -> Vec<Problem> {
         let (effect, help) = ("any certificate is accepted", "set `tls.ca` to the roots that signed the endpoints' certificates");
         warn("`tls.insecure_skip_verify` is set: anyone on the way can pose as its endpoints".into(), effect, help);
     }
-    let wanted = built.settings.endpoints.len() + settled.entry.endpoints.len();
-    if wanted > built.endpoints.len() {
-        let message = match first_twice(&settled.entry) {
-            Some(address) => format!("several of its endpoints have the address {address}"),
-            None => "several of its endpoints have the same address".into(),
-        };
+    if let Some(address) = first_twice(&settled.entry) {
+        let message = format!("several of its endpoints have the address {address}");
         warn(message, "of endpoints with one address the first counts", "give a greater `weight` to an endpoint that is to get more");
     }
     warnings
 }
 
 /// The endpoints of the settings, then those registered one by one.
-fn endpoints(entry: &UpstreamEntry) -> impl Iterator<Item = (Option<&Name>, config::Endpoint)> {
-    let listed = settings(entry).into_iter().flat_map(|settings| &settings.endpoints).map(|endpoint| (None, *endpoint));
-    let registered = entry.endpoints.iter().filter_map(|(id, endpoint)| Some((Some(id), *endpoint.value.as_ref().ok()?)));
+fn endpoints(entry: &UpstreamEntry) -> impl Iterator<Item = (Option<&Name>, &config::Endpoint)> {
+    let listed = settings(entry).into_iter().flat_map(|settings| &settings.endpoints).map(|endpoint| (None, endpoint));
+    let registered = entry.endpoints.iter().filter_map(|(id, endpoint)| Some((Some(id), endpoint.value.as_ref().ok()?)));
     listed.chain(registered)
 }
 
+/// The first IP address that is written twice. Names that stand for one address are no mistake: what they stand for changes.
 fn first_twice(entry: &UpstreamEntry) -> Option<SocketAddr> {
     let mut seen = HashSet::new();
-    endpoints(entry).map(|(_, endpoint)| endpoint.address).find(|address| !seen.insert(*address))
+    endpoints(entry).filter_map(|(_, endpoint)| endpoint.address.ip()).find(|address| !seen.insert(*address))
 }
 
 fn build_upstream(name: &Name, entry: &UpstreamEntry, previous: Option<&Upstream>, context: &Context) -> Result<Upstream, String> {
@@ -293,17 +290,20 @@ fn build_upstream(name: &Name, entry: &UpstreamEntry, previous: Option<&Upstream
     Ok(Upstream { name: name.clone(), settings, endpoints, transport, metrics, balancer, sticky })
 }
 
-/// Each address once. States are carried over by address.
+/// Each address once. States are carried over by address, and by the name that the address was given by: with TLS, another name asks for
+/// another certificate.
 fn build_endpoints(entry: &UpstreamEntry, is_checked: bool, previous: Option<&Upstream>) -> Vec<Endpoint> {
-    let before = previous.into_iter().flat_map(|previous| &previous.endpoints);
-    let states: HashMap<SocketAddr, &Arc<EndpointState>> = before.map(|endpoint| (endpoint.address, &endpoint.state)).collect();
+    let before = previous.into_iter().flat_map(|previous| &previous.endpoints).map(|endpoint| &endpoint.state);
+    let states: HashMap<_, _> = before.map(|state| ((state.address, state.host.as_deref()), state)).collect();
     let mut seen = HashSet::new();
-    endpoints(entry)
-        .filter(|(_, endpoint)| seen.insert(endpoint.address))
-        .map(|(id, endpoint)| {
-            let state = states.get(&endpoint.address).map(|state| (*state).clone());
-            let state = state.unwrap_or_else(|| Arc::new(EndpointState::new(endpoint.address, is_checked)));
-            Endpoint { address: endpoint.address, weight: endpoint.weight, id: id.cloned(), state }
-        })
-        .collect()
+    let each = |(id, endpoint): (Option<&Name>, &config::Endpoint)| {
+        let host = endpoint.address.name().map(|name| name.host.clone());
+        let new = endpoint.address.ips().filter(|address| seen.insert(*address)).map(|address| {
+            let known = states.get(&(address, host.as_deref())).map(|state| Arc::clone(state));
+            let state = known.unwrap_or_else(|| Arc::new(EndpointState::new(address, is_checked).named(host.clone())));
+            Endpoint { address, weight: endpoint.weight, id: id.cloned(), state }
+        });
+        new.collect::<Vec<_>>()
+    };
+    endpoints(entry).flat_map(each).collect()
 }
