@@ -186,16 +186,15 @@ impl ServerBuilder {
         let workers = start_workers(self.workers, &shared)?;
         let (stop_control, stop) = watch::channel(false);
         let admin_api = admin_socket.map(|socket| (socket, self.admin_hosts));
-        let parts =
-            ControlParts {
-                providers: self.providers,
-                name_servers: self.name_servers,
-                context,
-                workers: workers.clone(),
-                table,
-                admin_api,
-                registry: registry.clone(),
-            };
+        let parts = ControlParts {
+            providers: self.providers,
+            name_servers: self.name_servers,
+            context,
+            workers: workers.clone(),
+            table,
+            admin_api,
+            registry: registry.clone(),
+        };
         let (status, control) = parts.start(stop)?;
         let drain_timeout = self.drain_timeout;
         Ok(Server { status, registry, workers, admin, drain_timeout, stop_control, control: Some(control), access_log: writer, warnings })

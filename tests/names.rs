@@ -1,6 +1,6 @@
 //! Endpoints given by name: what a name stands for changes under traffic, and name servers fail in every way they know.
 
-#![allow(clippy::unwrap_used, reason = "all of it is a test, its functions too")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "all of it is a test, its functions too; modules of support are shared")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -175,13 +175,15 @@ async fn a_name_that_is_gone_loses_its_endpoints_after_a_grace() {
     dns.say_both("app.test", &Reply::NxDomain);
     proxy.until_problem("there is no host `app.test`").await;
     let (gone_at, traffic) = (Instant::now(), Traffic::start(proxy.address()));
-    assert_eq!((proxy.addresses(), proxy.problems().join("")), (vec!["127.0.0.1".to_string()], proxy.problems().join("")));
+    assert_eq!(proxy.addresses(), ["127.0.0.1"]);
     // An empty answer says the same, and the grace goes on.
     dns.say_both("app.test", &Reply::Empty);
-    tokio::time::sleep_until((gone_at + Duration::from_secs(3)).into()).await;
+    let asked = dns.asked().0;
+    eventually("it is asked again, both kinds each time", || dns.asked().0 >= asked + 6).await;
+    assert_eq!(proxy.addresses(), ["127.0.0.1"]);
     traffic.assert_clean().await;
     proxy.until_addresses(&[]).await;
-    assert!(gone_at.elapsed() > Duration::from_secs(3));
+    assert!(gone_at.elapsed() > Duration::from_secs(4), "{:?}", gone_at.elapsed());
     assert_eq!(proxy.status().await, 503);
     dns.addresses("app.test", &["127.0.0.1"], 0);
     proxy.until_addresses(&["127.0.0.1"]).await;
@@ -273,9 +275,9 @@ async fn five_thousand_names_are_looked_up_within_bounds() {
     };
     eventually("all names", || known() == NAMES + 1).await;
     let (took, grown) = (started.elapsed(), status("VmRSS:").saturating_sub(memory));
-    println!("{NAMES} names in {took:?}, {grown} KiB more memory, {} more threads", status("Threads:") - threads);
+    println!("{NAMES} names in {took:?}, {grown} KiB more memory, {} more threads", status("Threads:").saturating_sub(threads));
     assert!(grown < 200 << 10, "{grown} KiB");
-    assert!(status("Threads:") - threads < 20);
+    assert!(status("Threads:") < threads + 20);
     // Each of both kinds once, and some again that ran out meanwhile or were lost.
     assert!(dns.asked().0 < 4 * NAMES, "{:?}", dns.asked());
 }

@@ -139,7 +139,8 @@ mod tests {
     #[test]
     fn is_an_ip_address_or_a_name_with_a_port() {
         let written = |text: &str| Address::parse(text).map(|address| address.to_string());
-        for text in ["10.0.0.1:80", "[fd00::1]:80", "localhost:3000", "app.internal:8080", "tasks.my_web:80", "a.b.:1", "1and1.test:65535"] {
+        for text in ["10.0.0.1:80", "[fd00::1]:80", "localhost:3000", "app.internal:8080", "tasks.my_web:80", "a.b.:1", "1and1.test:65535"]
+        {
             assert_eq!(written(text).as_deref(), Ok(text));
         }
         assert_eq!(written("App.Internal:80").as_deref(), Ok("app.internal:80"));
@@ -150,7 +151,8 @@ mod tests {
     #[test]
     fn what_cannot_be_one_is_told() {
         let long = format!("{}:80", "a.".repeat(127) + "abc");
-        for text in ["", ":80", "app", "app:", "app:0", "app:65536", "app:http", "a b:80", "-a:80", "a..b:80", ".a:80", "fd00::1:80", &long] {
+        for text in ["", ":80", "app", "app:", "app:0", "app:65536", "app:http", "a b:80", "-a:80", "a..b:80", ".a:80", "fd00::1:80", &long]
+        {
             assert!(Address::parse(text).unwrap_err().contains("is not an IP address or name with a port"), "{text}");
         }
         for text in ["10.0.0.256:80", "10.0.1:80", "10:80", "http://a:80", "a/b:80", "ä:80", "*:80"] {

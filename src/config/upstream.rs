@@ -170,7 +170,9 @@ impl<'de> Deserialize<'de> for Endpoint {
             type Value = Endpoint;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an address such as \"10.0.0.1:8080\" or \"app.internal:8080\", or a table { address = \"10.0.0.1:8080\", weight = 1 }")
+                f.write_str(
+                    "an address such as \"10.0.0.1:8080\" or \"app.internal:8080\", or a table { address = \"10.0.0.1:8080\", weight = 1 }",
+                )
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Endpoint, E> {

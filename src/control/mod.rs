@@ -110,7 +110,23 @@ impl Control {
         let (pem, health) = (PemFiles::default(), HealthChecks::new(tokio::runtime::Handle::current()));
         let (compiled, retired, cuts) = (Vec::new(), Vec::new(), Vec::new());
         let (hosts, follow_at, names_due) = (Hosts::new(resolver), None, None);
-        Self { supervisor, context, workers, table, status, sockets, pem, hosts, follow_at, names_due, compiled, retired, health, cuts, metrics }
+        Self {
+            supervisor,
+            context,
+            workers,
+            table,
+            status,
+            sockets,
+            pem,
+            hosts,
+            follow_at,
+            names_due,
+            compiled,
+            retired,
+            health,
+            cuts,
+            metrics,
+        }
     }
 
     /// Runs until `stop` says so, then ends providers and health checks.
