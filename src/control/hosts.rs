@@ -47,18 +47,19 @@ impl Hosts {
         self.resolver.stop().await;
     }
 
-    /// Follows the names of these snapshots. Some time: their table must wait until then, or until [`Self::changed`].
-    pub(super) fn follow(&mut self, snapshots: &[Arc<Snapshot>], now: Instant) -> Option<Instant> {
-        let entries = snapshots.iter().flat_map(|snapshot| snapshot.upstreams.values());
-        let wanted: HashSet<Arc<str>> = entries.flat_map(|entry| names(entry)).cloned().collect();
-        self.resolver.follow(wanted.iter().cloned().map(Question::Host).collect());
+    /// Follows the names of these snapshots. Some time: their table must wait until then, or until [`Self::changed`]; meanwhile the names
+    /// of those in force are followed too.
+    pub(super) fn follow(&mut self, snapshots: &[Arc<Snapshot>], in_force: &[Arc<Snapshot>], now: Instant) -> Option<Instant> {
+        let wanted = all_names(snapshots);
         self.waited_for.retain(|name| wanted.contains(name));
         let is_pending = |name: &Arc<str>| self.resolver.known(&Question::Host(name.clone())).state == State::Pending;
         let is_awaited = wanted.iter().any(|name| !self.waited_for.contains(name) && is_pending(name));
         let until = *self.waiting_since.get_or_insert(now) + FIRST_ANSWERS_MAX;
         if is_awaited && now < until {
+            self.resolver.follow(wanted.into_iter().chain(all_names(in_force)).map(Question::Host).collect());
             return Some(until);
         }
+        self.resolver.follow(wanted.iter().cloned().map(Question::Host).collect());
         self.waiting_since = None;
         self.waited_for = wanted;
         None
@@ -111,6 +112,11 @@ fn named_endpoints(entry: &UpstreamEntry) -> impl Iterator<Item = Named<'_>> {
     let registered = entry.endpoints.iter().filter_map(|(id, it)| Some((Some(id), &it.origin, it.value.as_ref().ok()?)));
     let all = listed.chain(registered);
     all.filter_map(|(id, origin, endpoint)| Some(Named { host: &endpoint.address.name()?.host, id, origin }))
+}
+
+fn all_names(snapshots: &[Arc<Snapshot>]) -> HashSet<Arc<str>> {
+    let entries = snapshots.iter().flat_map(|snapshot| snapshot.upstreams.values());
+    entries.flat_map(|entry| names(entry)).cloned().collect()
 }
 
 fn names(entry: &UpstreamEntry) -> impl Iterator<Item = &Arc<str>> {

@@ -166,11 +166,11 @@ impl Control {
         let is_known = |(latest, compiled): (&Arc<Snapshot>, &Arc<Snapshot>)| Arc::ptr_eq(latest, compiled);
         if latest.len() == self.compiled.len() && latest.iter().zip(&self.compiled).all(is_known) {
             if self.follow_at.take().is_some() {
-                self.hosts.follow(&latest, Instant::now());
+                self.hosts.follow(&latest, &self.compiled, Instant::now());
             }
             return;
         }
-        self.follow_at = self.hosts.follow(&latest, Instant::now());
+        self.follow_at = self.hosts.follow(&latest, &self.compiled, Instant::now());
         if self.follow_at.is_none() {
             self.update(latest, None);
         }

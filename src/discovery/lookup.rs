@@ -23,8 +23,10 @@ use super::resolve::{Answer, Outcome, Question, Record};
 const TIMEOUT_MAX: Duration = Duration::from_secs(2);
 /// How often a question is put to the servers, whatever `resolv.conf` allows.
 const ATTEMPTS_MAX: usize = 2;
-/// How long one question may take with all its attempts, servers and search domains.
-const LOOKUP_MAX: Duration = Duration::from_secs(8);
+/// How long one type of record of one name may take, with all attempts and servers. What is known of the other type does not wait longer.
+const ASK_MAX: Duration = Duration::from_secs(5);
+/// Search domains that are tried.
+const SEARCH_MAX: usize = 16;
 /// Questions that may wait for one server at a time.
 const ACTIVE_MAX: usize = 1_024;
 /// The most records that are taken from one answer: more than a message over UDP holds, and what TCP brings for a thousand tasks.
@@ -83,11 +85,7 @@ impl Lookup {
             Question::Host(_) => &[RecordType::A, RecordType::AAAA],
             Question::Service(_) => &[RecordType::SRV],
         };
-        let late = || Outcome::Failed(format!("no answer within {LOOKUP_MAX:?}"));
-        match tokio::time::timeout(LOOKUP_MAX, sources.ask(question.name(), kinds)).await {
-            Ok(answer) => answer,
-            Err(_) => kinds.iter().map(|_| late()).collect(),
-        }
+        sources.ask(question.name(), kinds).await
     }
 
     /// The files as they are now, give or take [`FILES_INTERVAL`].
@@ -165,7 +163,7 @@ impl Sources {
             return vec![name];
         }
         let dots = usize::from(name.num_labels()).saturating_sub(1);
-        let searched = self.search.iter().filter_map(|domain| name.clone().append_domain(domain).ok()).map(absolute);
+        let searched = self.search.iter().take(SEARCH_MAX).filter_map(|domain| name.clone().append_domain(domain).ok()).map(absolute);
         let mut candidates: Vec<Name> = searched.collect();
         let is_first = dots >= self.ndots || name.is_localhost();
         let at = if is_first { 0 } else { candidates.len() };
@@ -176,7 +174,10 @@ impl Sources {
 
 async fn ask_one(resolver: &TokioResolver, name: &Name, kind: RecordType) -> Outcome {
     resolver.clear_lookup_cache(name.clone(), kind);
-    match resolver.lookup(name.clone(), kind).await {
+    let Ok(answer) = tokio::time::timeout(ASK_MAX, resolver.lookup(name.clone(), kind)).await else {
+        return Outcome::Failed(format!("{name}: no answer within {ASK_MAX:?}"));
+    };
+    match answer {
         Ok(found) => found_in(found.answers(), kind),
         Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords {
             response_code: ResponseCode::NXDomain | ResponseCode::NoError, ..

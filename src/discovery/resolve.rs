@@ -237,7 +237,7 @@ impl Followed {
         }
         if let Some(why) = failure {
             self.known.state = State::Failed(why);
-            return self.backoff.next_delay(random).max(RETRY.0);
+            return self.backoff.next_delay(random).clamp(RETRY.0, ttl_max);
         }
         let since = *self.gone_since.get_or_insert(now);
         if !self.known.records.is_empty() && now.duration_since(since) < GRACE {
