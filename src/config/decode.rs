@@ -117,7 +117,7 @@ pub fn decode_json<T: DeserializeOwned>(text: &str, object: ObjectId, origin: Or
     result.map_err(|error| problem_in(&Source::new(text), error).about(object).at(origin))
 }
 
-/// Reads an endpoint from the value of a store: JSON, or a bare address such as `127.0.0.1:3000`.
+/// Reads an endpoint from the value of a store: JSON, or a bare address such as `127.0.0.1:3000` or `app.internal:3000`.
 ///
 /// # Errors
 /// The problem that takes the endpoint's place, with its origin.
@@ -405,9 +405,10 @@ upstream = 'a'
         let check = |text: &str| decode(text).map(|endpoint| (endpoint.address.to_string(), endpoint.weight));
         assert_eq!(check("127.0.0.1:3000\n"), Ok(("127.0.0.1:3000".into(), 1)));
         assert_eq!(check("\"127.0.0.1:3000\""), Ok(("127.0.0.1:3000".into(), 1)));
+        assert_eq!(check("app.internal:3000"), Ok(("app.internal:3000".into(), 1)));
         assert_eq!(check(" {\"address\":\"[::1]:3000\",\"weight\":3}"), Ok(("[::1]:3000".into(), 3)));
         for (text, expected) in
-            [("web:80", "web:80"), ("", ""), (r#"{"address":"web"}"#, r#""web""#), (r#"{"address":"1.1.1.1:1","weight":1001}"#, "1001")]
+            [("web", "web"), ("", ""), (r#"{"address":"web"}"#, r#""web""#), (r#"{"address":"1.1.1.1:1","weight":1001}"#, "1001")]
         {
             assert_eq!(offending(&decode(text).unwrap_err()), expected);
         }

@@ -402,7 +402,8 @@ mod tests {
         check::<Upstream>(r#"{"balance":{"hash":"client_ip","x":1}}"#, "`x` is one key too many", r#""x""#);
         check::<Upstream>(
             r#"{"endpoints":["10.0.0.1:80", 7]}"#,
-            "expected an address such as \"10.0.0.1:8080\", or a table { address = \"10.0.0.1:8080\", weight = 1 }, found a whole number",
+            "expected an address such as \"10.0.0.1:8080\" or \"app.internal:8080\", or a table { address = \"10.0.0.1:8080\", weight = 1 }, \
+             found a whole number",
             "7",
         );
     }
