@@ -47,6 +47,14 @@ descriptions! {
     TABLE_COMPILE_DURATION = "nuncio_table_compile_duration_seconds", "Time to compile a table.";
     CHANGE_LATENCY = "nuncio_change_latency_seconds", "Time from a change being seen to its table being live.";
     PROBLEMS = "nuncio_problems", "Problems of the table in force, by severity.";
+    PROVIDER_LIVE = "nuncio_provider_live", "Whether the provider's source answers, by provider.";
+    PROVIDER_FROM_DISK = "nuncio_provider_from_disk", "Whether the provider is served from what an earlier run kept on disk, by provider.";
+    PROVIDER_AGE = "nuncio_provider_last_contact_age", "Seconds since the provider's source was last heard from, or, before that, since what is in force of it was kept; by provider.";
+    PROVIDER_CHANGE_AGE = "nuncio_provider_last_change_age", "Seconds since the latest change of the provider's source was seen, by provider.";
+    PROVIDER_REVISION = "nuncio_provider_revision", "The source's revision of the latest snapshot, by provider.";
+    PROVIDER_RESTARTS = "nuncio_provider_restarts", "How often the provider was called again after a failure, by provider.";
+    PROVIDER_REJECTED = "nuncio_provider_rejected_objects", "Objects and keys of the provider that cannot be read, by provider.";
+    PROVIDER_CHANGE_LATENCY = "nuncio_provider_change_latency_seconds", "Time from a change being seen by the provider to its table being live, by provider.";
     ACCESS_LOG_LOST = "nuncio_access_log_lost_total", "Access log lines dropped because the disk or the reader was too slow.";
 }
 

@@ -17,6 +17,7 @@ use crate::access::{self, AccessLog, AccessLogWriter};
 use crate::config::AdminHost;
 use crate::control::status::Status;
 use crate::control::{self, Control};
+use crate::discovery::keep::write_private;
 use crate::discovery::{NameServers, Provider, Resolver, Supervisor};
 use crate::metrics::{self as names, Meter, Registry};
 use crate::names::Name;
@@ -115,7 +116,8 @@ impl ServerBuilder {
         Self { drain_timeout, ..self }
     }
 
-    /// Where files are kept that must survive a restart: the key of sticky cookies. Default: none are kept.
+    /// Where files are kept that must survive a restart: the key of sticky cookies, and what providers of remote sources published last,
+    /// sealed, which serves when a source cannot be read at the next start. Default: none are kept.
     #[must_use]
     pub fn data_dir(self, data_dir: impl Into<PathBuf>) -> Self {
         Self { data_dir: Some(data_dir.into()), ..self }
@@ -189,6 +191,7 @@ impl ServerBuilder {
         let parts = ControlParts {
             providers: self.providers,
             name_servers: self.name_servers,
+            data_dir: self.data_dir,
             context,
             workers: workers.clone(),
             table,
@@ -221,25 +224,11 @@ fn kept_key(path: &Path) -> Result<StickyKey, String> {
         Ok(text) => text.trim().parse().map_err(|error: crate::routing::sticky::StickyError| error.to_string()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = StickyKey::generate().map_err(|error| error.to_string())?;
-            write_secret(path, &key.to_base64()).map_err(|error| error.to_string())?;
+            write_private(path, &[key.to_base64().as_bytes()]).map_err(|error| error.to_string())?;
             Ok(key)
         }
         Err(error) => Err(error.to_string()),
     }
-}
-
-/// Writes a file that only we may read; whole or not at all.
-fn write_secret(path: &Path, text: &str) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir)?;
-    }
-    let partial = path.with_extension("partial");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(partial, path)
 }
 
 type StartedLog = (Option<AccessLog>, Option<AccessLogWriter>);
@@ -274,6 +263,7 @@ fn start_workers(count: usize, context: &WorkerContext) -> Result<Arc<[WorkerThr
 struct ControlParts {
     providers: Vec<Box<dyn Provider>>,
     name_servers: NameServers,
+    data_dir: Option<PathBuf>,
     context: Context,
     workers: Arc<[WorkerThread]>,
     table: Arc<ArcSwap<RoutingTable>>,
@@ -299,7 +289,7 @@ impl ControlParts {
     }
 
     async fn run(self, stop: watch::Receiver<bool>, started: std::sync::mpsc::Sender<Arc<Status>>) {
-        let supervisor = Supervisor::start(self.providers);
+        let supervisor = Supervisor::start_keeping(self.providers, self.data_dir.as_deref());
         let status = Arc::new(Status::new(self.table.clone(), supervisor.feeds().to_vec()));
         let resolver = Resolver::start(self.name_servers);
         let control = Control::new(supervisor, resolver, self.context, self.workers, self.table, status.clone());

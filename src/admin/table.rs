@@ -1,7 +1,7 @@
 //! `/api/v1/table`: what is in force, where it came from, and what is wrong with it.
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,8 +46,11 @@ pub struct ProviderView {
     pub last_change_seconds: Option<f64>,
     /// How often it was called again after a failure.
     pub restarts: u64,
-    /// Whether it has said what its source holds.
+    /// Whether there is a snapshot of what its source holds: its own, or one from disk.
     pub has_snapshot: bool,
+    /// The snapshot is not its own yet: an earlier run kept it on disk, this long ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_disk_seconds: Option<f64>,
 }
 
 /// What a provider is doing.
@@ -123,6 +126,7 @@ impl ProviderView {
             last_change_seconds: status.last_change.map(|at| age(at, now)),
             restarts: status.restarts,
             has_snapshot: status.has_snapshot,
+            from_disk_seconds: status.from_disk.map(|at| millis(at.elapsed().unwrap_or_default())),
         }
     }
 }
@@ -148,7 +152,12 @@ impl ProblemView {
 
 /// Seconds since `at`, to the millisecond.
 fn age(at: Instant, now: Instant) -> f64 {
-    (now.saturating_duration_since(at).as_secs_f64() * 1e3).round() / 1e3
+    millis(now.saturating_duration_since(at))
+}
+
+/// In seconds, to the millisecond.
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e3).round() / 1e3
 }
 
 #[cfg(test)]

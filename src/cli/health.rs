@@ -23,6 +23,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let (status, readiness): (StatusCode, Readiness) = args.instance.ask("/readyz")?;
     if readiness.ready && status.is_success() {
         say("ready\n");
+        readiness.warnings.iter().for_each(|warning| complain(&format!("warning: {warning}\n")));
         return Ok(());
     }
     complain("not ready:\n");

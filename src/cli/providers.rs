@@ -38,6 +38,9 @@ fn row(provider: &ProviderView) -> Vec<(String, Tone)> {
 }
 
 fn state(provider: &ProviderView) -> (String, Tone) {
+    if let Some(seconds) = provider.from_disk_seconds {
+        return (format!("from disk, kept {}: {}", ago(seconds), provider.error.as_deref().unwrap_or("connecting")), Tone::Bad);
+    }
     match provider.state {
         ProviderState::Connecting => ("connecting".into(), Tone::Plain),
         ProviderState::Live => ("live".into(), Tone::Good),

@@ -22,7 +22,7 @@ pub struct ServerConfig {
     /// IP address or `localhost` are always answered, all others refused, because a web page could send them through a name of its own
     /// (DNS rebinding). Default: none.
     pub admin_hosts: Vec<AdminHost>,
-    /// Where is kept what must survive a restart: the key of sticky cookies. Default: nowhere.
+    /// Where is kept what must survive a restart: the key of sticky cookies, and what remote providers published last. Default: nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
     /// How long requests in flight may go on after SIGTERM. Default 30 s.

@@ -194,7 +194,8 @@ impl UpstreamEntry {
         settings.or_else(|| self.endpoints.values().next().map(|endpoint| &endpoint.origin))
     }
 
-    fn problems(&self) -> impl Iterator<Item = &Problem> {
+    /// The problems that stand in the place of its settings and endpoints.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         let settings = self.settings.iter().filter_map(Entry::problem);
         settings.chain(self.endpoints.values().filter_map(Entry::problem))
     }

@@ -10,6 +10,7 @@
 //! | `hosts` | the names among endpoints, followed as they change |
 //! | `merge` | the snapshots of all providers → one |
 //! | `pem` | the files that certificates name, read and watched |
+//! | `providers` | how providers are doing, in numbers |
 //! | `sockets` | the addresses we accept on, as the table wants them |
 //! | [`status`] | what there is to know of a running server |
 
@@ -36,12 +37,14 @@ mod context;
 mod hosts;
 mod merge;
 mod pem;
+mod providers;
 mod sockets;
 pub mod status;
 
 pub(crate) use context::context;
 use hosts::Hosts;
 use pem::PemFiles;
+use providers::ProviderMetrics;
 use sockets::Sockets;
 use status::Status;
 
@@ -74,6 +77,8 @@ pub(crate) struct Control {
     /// Endpoints that are gone, with the time at which what is left to them is cut.
     cuts: Vec<(Instant, Arc<[u64]>)>,
     metrics: ControlMetrics,
+    /// In the order of the feeds.
+    providers: Vec<ProviderMetrics>,
 }
 
 struct ControlMetrics {
@@ -110,6 +115,7 @@ impl Control {
         let (pem, health) = (PemFiles::default(), HealthChecks::new(tokio::runtime::Handle::current()));
         let (compiled, retired, cuts) = (Vec::new(), Vec::new(), Vec::new());
         let (hosts, follow_at, names_due) = (Hosts::new(resolver), None, None);
+        let providers = supervisor.feeds().iter().map(|feed| ProviderMetrics::new(&context.meter, feed)).collect();
         Self {
             supervisor,
             context,
@@ -126,6 +132,7 @@ impl Control {
             health,
             cuts,
             metrics,
+            providers,
         }
     }
 
@@ -137,7 +144,10 @@ impl Control {
             let next_cut = self.cuts.iter().map(|(at, _)| *at).min();
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                () = self.supervisor.changed() => self.follow(),
+                () = self.supervisor.changed() => {
+                    self.follow();
+                    self.measure_providers();
+                }
                 () = sleep_until(self.follow_at), if self.follow_at.is_some() => self.follow(),
                 () = self.hosts.changed() => self.names_changed(Instant::now()),
                 () = sleep_until(self.names_due), if self.names_due.is_some() => self.follow_names(),
@@ -150,6 +160,7 @@ impl Control {
                         self.update(self.compiled.clone(), None);
                     }
                     self.drop_retired();
+                    self.measure_providers();
                 }
             }
         }
@@ -206,10 +217,19 @@ impl Control {
         self.publish(&previous, table);
         self.metrics.compile.record((compiled - merged).as_secs_f64());
         self.metrics.latency.record(seen_at.elapsed().as_secs_f64());
+        for (index, snapshot) in snapshots.iter().enumerate() {
+            let is_new = !self.compiled.get(index).is_some_and(|known| Arc::ptr_eq(known, snapshot));
+            self.providers.get(index).filter(|_| is_new).into_iter().for_each(|provider| provider.is_live(snapshot));
+        }
         tracing::debug!(merge = ?merged - started, compile = ?compiled - merged, publish = ?compiled.elapsed(), "stages of a change");
         self.compiled = snapshots;
         self.retired.push(previous);
         self.drop_retired();
+    }
+
+    fn measure_providers(&self) {
+        let now = Instant::now();
+        self.providers.iter().for_each(|provider| provider.refresh(now));
     }
 
     fn drop_retired(&mut self) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 use crate::config::Problem;
 use crate::config::listener::ListenerProtocol;
 use crate::config::problem::{Kind, ObjectId};
-use crate::discovery::Feed;
+use crate::discovery::{Feed, FeedStatus};
 use crate::names::Name;
 use crate::routing::RoutingTable;
 
@@ -45,6 +46,9 @@ pub struct Readiness {
     pub ready: bool,
     /// What is: `provider etcd: no snapshot yet: connect: refused`.
     pub missing: Vec<String>,
+    /// What is not as it should be, and keeps no traffic away: `provider etcd: served from disk, kept 90 s ago: failing: …`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl Status {
@@ -77,15 +81,17 @@ impl Status {
         self.generation.subscribe()
     }
 
-    /// The problems of the table in force, and of its listeners.
+    /// The problems of the table in force, of its listeners, and of providers as a whole.
     #[must_use]
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.table.load().problems.clone();
         problems.extend(self.lock().iter().filter_map(|(name, listener)| listener.problem(name)));
+        problems.extend(self.feeds.iter().flat_map(|feed| provider_problems(feed.name(), &feed.status())));
         problems
     }
 
-    /// Ready is who has a complete snapshot of every provider, has bound every address, and is not about to end.
+    /// Ready is who has a complete snapshot of every provider, has bound every address, and is not about to end. A snapshot that was kept
+    /// on disk counts, with a warning: with every store down, who serves what was last known is better than nobody.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         let mut missing = Vec::new();
@@ -101,7 +107,8 @@ impl Status {
         for (name, listener) in self.lock().iter() {
             missing.extend(listener.error.as_ref().map(|error| format!("listener {name}: {}: {error}", listener.address)));
         }
-        Readiness { ready: missing.is_empty(), missing }
+        let warnings = self.feeds.iter().flat_map(|feed| provider_warnings(feed.name(), &feed.status())).collect();
+        Readiness { ready: missing.is_empty(), missing, warnings }
     }
 
     pub(crate) fn drain(&self) {
@@ -128,6 +135,28 @@ impl Status {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, ListenerStatus>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What whoever asks for readiness is told of a provider that has a snapshot.
+fn provider_warnings(name: &Name, status: &FeedStatus) -> Vec<String> {
+    let from_disk = status.from_disk.map(|at| format!("provider {name}: served from disk, {}: {}", kept_ago(at), status.state));
+    from_disk.into_iter().collect()
+}
+
+fn provider_problems(name: &Name, status: &FeedStatus) -> Vec<Problem> {
+    let from_disk = status.from_disk.map(|at| {
+        let message = format!("provider {name} is served from disk, {}: {}", kept_ago(at), status.state);
+        Problem::warning(message).effect("what an earlier run kept is in force until the provider is heard from")
+    });
+    let disk_error = status.disk_error.as_ref().map(|error| {
+        let problem = Problem::warning(format!("provider {name}: {error}"));
+        problem.effect("a start without its source would serve less than is known now")
+    });
+    from_disk.into_iter().chain(disk_error).collect()
+}
+
+fn kept_ago(at: SystemTime) -> String {
+    format!("kept {} s ago", at.elapsed().unwrap_or_default().as_secs())
 }
 
 impl ListenerStatus {

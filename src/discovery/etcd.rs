@@ -211,6 +211,10 @@ impl Provider for EtcdProvider {
         &self.name
     }
 
+    fn source(&self) -> Option<String> {
+        Some(format!("etcd {} {}", self.config.endpoints.join(","), self.tree.prefix()))
+    }
+
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {
         Box::pin(self.run(publisher))
     }

@@ -5,7 +5,9 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | [`supervise`] | runs providers, retries them, keeps what each published last |
+//! | [`supervise`] | runs providers, retries them |
+//! | [`feed`] | what each published last, and how it is doing |
+//! | [`keep`] | the same on disk, for a start without the source; [`stored`]: as bytes |
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layouts that all stores share, ours and those of others |
 //! | [`consul`] | keys of a Consul agent's store |
 //! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
@@ -29,13 +31,16 @@ mod engine;
 pub mod etcd;
 pub mod etcd2;
 mod etcd2_mirror;
+pub mod feed;
 pub mod file;
 mod http_client;
+pub mod keep;
 pub mod kv;
 pub mod labels;
 mod lookup;
 pub mod program;
 pub mod resolve;
+pub mod stored;
 pub mod supervise;
 mod trace;
 
@@ -45,13 +50,20 @@ pub use etcd::EtcdProvider;
 pub use etcd2::Etcd2Provider;
 pub use lookup::NameServers;
 pub use program::{ProgramHandle, ProgramProvider};
+pub use feed::{Feed, FeedState, FeedStatus};
 pub use resolve::Resolver;
-pub use supervise::{Feed, FeedState, FeedStatus, Supervisor};
+pub use supervise::Supervisor;
 
 /// A source of routing configuration.
 pub trait Provider: Send + 'static {
     /// The provider's name, which the [`Origin`](crate::config::Origin)s of its objects carry.
     fn name(&self) -> &Name;
+
+    /// What tells the source from others: its kind, addresses and prefix, without secrets. A provider that has one is kept on disk: what
+    /// it published last serves at the next start until it is heard from. Default: none, for a source that is always there.
+    fn source(&self) -> Option<String> {
+        None
+    }
 
     /// Reads the source, publishes it, and publishes again after every change, until the source fails or will never change again.
     ///

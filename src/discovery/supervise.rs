@@ -1,30 +1,23 @@
-//! Runs providers: starts each one as a task, calls it again after it failed, and keeps what it published last.
+//! Runs providers: starts each one as a task, calls it again after it failed, and keeps what it published last, in memory and on disk.
 //!
 //! What is known of one provider is its [`Feed`]. The control loop reads the feeds, and waits for the next change of any of them with
 //! [`Supervisor::changed`].
-//!
-//! ```text
-//!               publish, contact                error, panic
-//!  Connecting ───────────────────► Live ◄──────────────────────► Failing
-//!                                    │      publish, contact
-//!                                    └──► Finished: the source will never change again
-//! ```
 
 use std::any::Any;
-use std::mem::discriminant;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::{Provider, ProviderError, Publisher};
+use super::feed::{Feed, Inlet};
+use super::keep::{SnapshotDir, keep};
+use super::{Provider, ProviderError};
 use crate::backoff::{Backoff, random};
-use crate::config::Snapshot;
-use crate::names::Name;
 
 /// The wait after a provider's first failure. Short, because most failures are a connection that was closed and can be opened again.
 pub const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -49,12 +42,28 @@ impl Supervisor {
     /// Outside of a tokio runtime.
     #[must_use = "dropping the supervisor stops its providers"]
     pub fn start(providers: Vec<Box<dyn Provider>>) -> Self {
+        Self::start_keeping(providers, None)
+    }
+
+    /// The same, and what providers of remote sources publish is kept in this directory, from where it serves when the source cannot be
+    /// read at the next start.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use = "dropping the supervisor stops its providers"]
+    pub fn start_keeping(providers: Vec<Box<dyn Provider>>, data_dir: Option<&Path>) -> Self {
         let changed = Arc::new(Notify::new());
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
+        let kept = data_dir.map(|path| SnapshotDir::open(path).map(Arc::new));
         let mut feeds = Vec::with_capacity(providers.len());
         for provider in providers {
             let feed = Arc::new(Feed::new(provider.name().clone(), changed.clone()));
+            match (provider.source(), &kept) {
+                (Some(source), Some(Ok(dir))) => drop(tasks.spawn(keep(feed.clone(), dir.clone(), source, stop.clone()))),
+                (Some(_), Some(Err(error))) => feed.not_kept(Some(error.clone())),
+                (None, _) | (_, None) => {}
+            }
             tasks.spawn(stop.clone().run_until_cancelled_owned(keep_watching(provider, Inlet(feed.clone()))));
             feeds.push(feed);
         }
@@ -80,182 +89,6 @@ impl Supervisor {
     pub async fn stop(self) {
         drop(self.stop);
         self.tasks.wait().await;
-    }
-}
-
-/// What is known of one provider.
-#[derive(Debug)]
-pub struct Feed {
-    name: Name,
-    inner: Mutex<Inner>,
-    changed: Arc<Notify>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    latest: Option<Arc<Snapshot>>,
-    status: FeedStatus,
-}
-
-/// How a provider is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FeedStatus {
-    /// What it is doing now.
-    pub state: FeedState,
-    /// Since when.
-    pub since: Instant,
-    /// The source's revision of the latest snapshot, if the source has revisions.
-    pub revision: Option<u64>,
-    /// When the source was last heard from, whether or not anything had changed.
-    pub last_contact: Option<Instant>,
-    /// When the change that led to the latest snapshot was seen.
-    pub last_change: Option<Instant>,
-    /// How often the provider was called again after a failure.
-    pub restarts: u64,
-    /// Whether there is a snapshot. A source that is there and empty has one.
-    pub has_snapshot: bool,
-}
-
-/// What a provider is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FeedState {
-    /// It was not heard from yet.
-    Connecting,
-    /// Its source answers.
-    Live,
-    /// Its source failed, and is tried again. What it published last stays in force.
-    Failing {
-        /// Why: what we were doing, to what, and what went wrong.
-        error: String,
-    },
-    /// Its source will never change again. What it published last stays in force.
-    Finished,
-}
-
-impl std::fmt::Display for FeedState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Connecting => f.write_str("connecting"),
-            Self::Live => f.write_str("live"),
-            Self::Failing { error } => write!(f, "failing: {error}"),
-            Self::Finished => f.write_str("finished"),
-        }
-    }
-}
-
-impl Feed {
-    fn new(name: Name, changed: Arc<Notify>) -> Self {
-        let status = FeedStatus {
-            state: FeedState::Connecting,
-            since: Instant::now(),
-            revision: None,
-            last_contact: None,
-            last_change: None,
-            restarts: 0,
-            has_snapshot: false,
-        };
-        Self { name, inner: Mutex::new(Inner { latest: None, status }), changed }
-    }
-
-    /// The provider's name.
-    #[must_use]
-    pub fn name(&self) -> &Name {
-        &self.name
-    }
-
-    /// What the provider published last. None: nothing yet, which is not the same as an empty snapshot.
-    #[must_use]
-    pub fn latest(&self) -> Option<Arc<Snapshot>> {
-        self.lock().latest.clone()
-    }
-
-    /// How the provider is doing.
-    #[must_use]
-    pub fn status(&self) -> FeedStatus {
-        self.lock().status.clone()
-    }
-
-    /// A panic while the lock is held cannot leave `Inner` half changed, so a poisoned lock is as good as any.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn publish(&self, snapshot: Snapshot) {
-        let now = Instant::now();
-        let entered = {
-            let mut inner = self.lock();
-            inner.status.revision = snapshot.revision;
-            inner.status.last_contact = Some(now);
-            inner.status.last_change = Some(snapshot.seen_at);
-            inner.status.has_snapshot = true;
-            inner.latest = Some(Arc::new(snapshot));
-            inner.status.enter(FeedState::Live, now)
-        };
-        self.changed.notify_one();
-        self.log_live(entered);
-    }
-
-    fn contact(&self) {
-        let now = Instant::now();
-        let entered = {
-            let mut inner = self.lock();
-            inner.status.last_contact = Some(now);
-            inner.status.enter(FeedState::Live, now)
-        };
-        if entered {
-            self.changed.notify_one();
-        }
-        self.log_live(entered);
-    }
-
-    fn fail(&self, error: String, retry: Duration) {
-        let entered = self.lock().status.enter(FeedState::Failing { error: error.clone() }, Instant::now());
-        if entered {
-            tracing::warn!(provider = %self.name, %error, ?retry, "provider failed; what it published last stays in force");
-            self.changed.notify_one();
-        } else {
-            tracing::debug!(provider = %self.name, %error, ?retry, "provider failed again");
-        }
-    }
-
-    fn restart(&self) {
-        self.lock().status.restarts += 1;
-    }
-
-    fn finish(&self) {
-        self.lock().status.enter(FeedState::Finished, Instant::now());
-        self.changed.notify_one();
-    }
-
-    fn log_live(&self, entered: bool) {
-        if entered {
-            tracing::info!(provider = %self.name, "provider is live");
-        }
-    }
-}
-
-impl FeedStatus {
-    /// Whether `state` is another one than before. Failing for another reason is not: with several servers the reasons alternate.
-    fn enter(&mut self, state: FeedState, now: Instant) -> bool {
-        let entered = discriminant(&self.state) != discriminant(&state);
-        self.state = state;
-        if entered {
-            self.since = now;
-        }
-        entered
-    }
-}
-
-/// The feed as its provider sees it. Nobody else can publish.
-struct Inlet(Arc<Feed>);
-
-impl Publisher for Inlet {
-    fn publish(&self, snapshot: Snapshot) {
-        self.0.publish(snapshot);
-    }
-
-    fn contact(&self) {
-        self.0.contact();
     }
 }
 
@@ -294,9 +127,13 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Snapshot;
+    use crate::discovery::{FeedState, FeedStatus, Publisher};
+    use crate::names::Name;
     use std::collections::VecDeque;
     use std::future::Future;
     use std::pin::Pin;
+    use std::time::Instant;
 
     /// What a scripted provider does in one call.
     enum Act {

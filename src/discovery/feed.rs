@@ -1,0 +1,243 @@
+//! What is known of one provider: what it published last, and how it is doing.
+//!
+//! ```text
+//!               publish, contact                error, panic
+//!  Connecting ───────────────────► Live ◄──────────────────────► Failing
+//!                                    │      publish, contact
+//!                                    └──► Finished: the source will never change again
+//! ```
+//!
+//! A provider that was not heard from yet may be served from disk: [`FeedStatus::from_disk`].
+
+use std::mem::discriminant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Notify;
+
+use super::Publisher;
+use super::stored::Kept;
+use crate::config::Snapshot;
+use crate::names::Name;
+
+/// What is known of one provider.
+#[derive(Debug)]
+pub struct Feed {
+    name: Name,
+    inner: Mutex<Inner>,
+    changed: Arc<Notify>,
+    /// Wakes the one who keeps the snapshots on disk.
+    keeper: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    latest: Option<Arc<Snapshot>>,
+    status: FeedStatus,
+}
+
+/// How a provider is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedStatus {
+    /// What it is doing now.
+    pub state: FeedState,
+    /// Since when.
+    pub since: Instant,
+    /// The source's revision of the latest snapshot, if the source has revisions.
+    pub revision: Option<u64>,
+    /// When the source was last heard from, whether or not anything had changed.
+    pub last_contact: Option<Instant>,
+    /// When the change that led to the latest snapshot was seen.
+    pub last_change: Option<Instant>,
+    /// How often the provider was called again after a failure.
+    pub restarts: u64,
+    /// Whether there is a snapshot. A source that is there and empty has one.
+    pub has_snapshot: bool,
+    /// The latest snapshot was kept on disk by an earlier run, which wrote it at this time: the provider itself has not published yet.
+    pub from_disk: Option<SystemTime>,
+    /// Why what it publishes is not kept on disk, or what was kept cannot be used.
+    pub disk_error: Option<String>,
+}
+
+/// What a provider is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FeedState {
+    /// It was not heard from yet.
+    Connecting,
+    /// Its source answers.
+    Live,
+    /// Its source failed, and is tried again. What it published last stays in force.
+    Failing {
+        /// Why: what we were doing, to what, and what went wrong.
+        error: String,
+    },
+    /// Its source will never change again. What it published last stays in force.
+    Finished,
+}
+
+impl std::fmt::Display for FeedState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connecting => f.write_str("connecting"),
+            Self::Live => f.write_str("live"),
+            Self::Failing { error } => write!(f, "failing: {error}"),
+            Self::Finished => f.write_str("finished"),
+        }
+    }
+}
+
+impl Feed {
+    pub(super) fn new(name: Name, changed: Arc<Notify>) -> Self {
+        let status = FeedStatus {
+            state: FeedState::Connecting,
+            since: Instant::now(),
+            revision: None,
+            last_contact: None,
+            last_change: None,
+            restarts: 0,
+            has_snapshot: false,
+            from_disk: None,
+            disk_error: None,
+        };
+        Self { name, inner: Mutex::new(Inner { latest: None, status }), changed, keeper: Notify::new() }
+    }
+
+    /// The provider's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// What the provider published last. None: nothing yet, which is not the same as an empty snapshot.
+    #[must_use]
+    pub fn latest(&self) -> Option<Arc<Snapshot>> {
+        self.lock().latest.clone()
+    }
+
+    /// How the provider is doing.
+    #[must_use]
+    pub fn status(&self) -> FeedStatus {
+        self.lock().status.clone()
+    }
+
+    /// A panic while the lock is held cannot leave `Inner` half changed, so a poisoned lock is as good as any.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, snapshot: Snapshot) {
+        let now = Instant::now();
+        let entered = {
+            let mut inner = self.lock();
+            inner.status.revision = snapshot.revision;
+            inner.status.last_contact = Some(now);
+            inner.status.last_change = Some(snapshot.seen_at);
+            inner.status.has_snapshot = true;
+            inner.status.from_disk = None;
+            inner.latest = Some(Arc::new(snapshot));
+            inner.status.enter(FeedState::Live, now)
+        };
+        self.changed.notify_one();
+        self.keeper.notify_one();
+        self.log_live(entered);
+    }
+
+    fn contact(&self) {
+        let now = Instant::now();
+        let entered = {
+            let mut inner = self.lock();
+            inner.status.last_contact = Some(now);
+            inner.status.enter(FeedState::Live, now)
+        };
+        if entered {
+            self.changed.notify_one();
+        }
+        self.log_live(entered);
+    }
+
+    pub(super) fn fail(&self, error: String, retry: Duration) {
+        let entered = self.lock().status.enter(FeedState::Failing { error: error.clone() }, Instant::now());
+        if entered {
+            tracing::warn!(provider = %self.name, %error, ?retry, "provider failed; what it published last stays in force");
+            self.changed.notify_one();
+            self.keeper.notify_one();
+        } else {
+            tracing::debug!(provider = %self.name, %error, ?retry, "provider failed again");
+        }
+    }
+
+    pub(super) fn restart(&self) {
+        self.lock().status.restarts += 1;
+    }
+
+    pub(super) fn finish(&self) {
+        self.lock().status.enter(FeedState::Finished, Instant::now());
+        self.changed.notify_one();
+    }
+
+    /// Takes what an earlier run kept on disk, unless the provider has published by now. Whether it was taken.
+    pub(super) fn fall_back(&self, kept: Kept) -> bool {
+        {
+            let mut inner = self.lock();
+            if inner.latest.is_some() {
+                return false;
+            }
+            inner.status.revision = kept.snapshot.revision;
+            inner.status.has_snapshot = true;
+            inner.status.from_disk = Some(kept.saved_at);
+            inner.latest = Some(Arc::new(kept.snapshot));
+        }
+        self.changed.notify_one();
+        true
+    }
+
+    /// What is to be kept on disk: what the provider itself published last.
+    pub(super) fn to_keep(&self) -> Option<Arc<Snapshot>> {
+        let inner = self.lock();
+        inner.latest.clone().filter(|_| inner.status.from_disk.is_none())
+    }
+
+    /// Waits until there is something new to keep, or the provider fails.
+    pub(super) async fn keeper_is_called(&self) {
+        self.keeper.notified().await;
+    }
+
+    /// Notes why nothing is kept on disk, or that it is again.
+    pub(super) fn not_kept(&self, error: Option<String>) {
+        if let Some(error) = &error {
+            tracing::warn!(provider = %self.name, "{error}");
+        }
+        self.lock().status.disk_error = error;
+    }
+
+    fn log_live(&self, entered: bool) {
+        if entered {
+            tracing::info!(provider = %self.name, "provider is live");
+        }
+    }
+}
+
+impl FeedStatus {
+    /// Whether `state` is another one than before. Failing for another reason is not: with several servers the reasons alternate.
+    fn enter(&mut self, state: FeedState, now: Instant) -> bool {
+        let entered = discriminant(&self.state) != discriminant(&state);
+        self.state = state;
+        if entered {
+            self.since = now;
+        }
+        entered
+    }
+}
+
+/// The feed as its provider sees it. Nobody else can publish.
+pub(super) struct Inlet(pub(super) Arc<Feed>);
+
+impl Publisher for Inlet {
+    fn publish(&self, snapshot: Snapshot) {
+        self.0.publish(snapshot);
+    }
+
+    fn contact(&self) {
+        self.0.contact();
+    }
+}
