@@ -54,6 +54,8 @@ descriptions! {
     PROVIDER_REVISION = "nuncio_provider_revision", "The source's revision of the latest snapshot, by provider.";
     PROVIDER_RESTARTS = "nuncio_provider_restarts", "How often the provider was called again after a failure, by provider.";
     PROVIDER_REJECTED = "nuncio_provider_rejected_objects", "Objects and keys of the provider that cannot be read, by provider.";
+    PROVIDER_HELD = "nuncio_provider_held", "Whether an update of the provider is held in part, because much would be gone that nobody deleted; by provider.";
+    PROVIDER_HELD_UPDATES = "nuncio_provider_held_updates", "How many updates of the provider were held in part, by provider.";
     PROVIDER_CHANGE_LATENCY = "nuncio_provider_change_latency_seconds", "Time from a change being seen by the provider to its table being live, by provider.";
     ACCESS_LOG_LOST = "nuncio_access_log_lost_total", "Access log lines dropped because the disk or the reader was too slow.";
 }

@@ -17,6 +17,7 @@ use crate::access::{self, AccessLog, AccessLogWriter};
 use crate::config::AdminHost;
 use crate::control::status::Status;
 use crate::control::{self, Control};
+use crate::discovery::guard::Guard;
 use crate::discovery::keep::write_private;
 use crate::discovery::{NameServers, Provider, Resolver, Supervisor};
 use crate::metrics::{self as names, Meter, Registry};
@@ -32,6 +33,7 @@ pub struct ServerBuilder {
     workers: usize,
     drain_timeout: Duration,
     data_dir: Option<PathBuf>,
+    guard: Option<Guard>,
     sticky_keys: Vec<StickyKey>,
     access_log: Option<(access::Sink, access::Format)>,
     recorder: Option<Arc<dyn Recorder + Send + Sync>>,
@@ -92,6 +94,7 @@ impl Default for ServerBuilder {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             drain_timeout: Duration::from_secs(30),
             data_dir: None,
+            guard: Some(Guard::default()),
             sticky_keys: Vec::new(),
             access_log: None,
             recorder: None,
@@ -121,6 +124,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn data_dir(self, data_dir: impl Into<PathBuf>) -> Self {
         Self { data_dir: Some(data_dir.into()), ..self }
+    }
+
+    /// How much of a provider's objects may be gone at once without having been deleted, and for how long more than that is held. None: all
+    /// may. Default: half of them, and 30 s.
+    #[must_use]
+    pub fn guard(self, guard: Option<Guard>) -> Self {
+        Self { guard, ..self }
     }
 
     /// Keys of sticky cookies: the first signs, all are accepted. Instances that share them keep each other's sessions. Default: one
@@ -192,6 +202,7 @@ impl ServerBuilder {
             providers: self.providers,
             name_servers: self.name_servers,
             data_dir: self.data_dir,
+            guard: self.guard,
             context,
             workers: workers.clone(),
             table,
@@ -264,6 +275,7 @@ struct ControlParts {
     providers: Vec<Box<dyn Provider>>,
     name_servers: NameServers,
     data_dir: Option<PathBuf>,
+    guard: Option<Guard>,
     context: Context,
     workers: Arc<[WorkerThread]>,
     table: Arc<ArcSwap<RoutingTable>>,
@@ -289,7 +301,7 @@ impl ControlParts {
     }
 
     async fn run(self, stop: watch::Receiver<bool>, started: std::sync::mpsc::Sender<Arc<Status>>) {
-        let supervisor = Supervisor::start_keeping(self.providers, self.data_dir.as_deref());
+        let supervisor = Supervisor::start_keeping(self.providers, self.guard, self.data_dir.as_deref());
         let status = Arc::new(Status::new(self.table.clone(), supervisor.feeds().to_vec()));
         let resolver = Resolver::start(self.name_servers);
         let control = Control::new(supervisor, resolver, self.context, self.workers, self.table, status.clone());

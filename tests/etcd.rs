@@ -140,7 +140,13 @@ async fn a_rebuilt_store_is_listed_again() {
     etcd.run().await;
     // The same cluster id, because that is made of member URLs, and a lower revision.
     etcd.writer().await.put("/nuncio/upstreams/new", "{}").await;
-    observed.within(SOON, "the new store", |snapshot| upstreams(snapshot) == ["new"]).await;
+    // All that was there is gone at once, and nobody deleted it: what is new counts, and the rest is held until someone confirms it.
+    observed.within(SOON, "the new store", |snapshot| upstreams(snapshot) == ["a", "b", "c", "d", "new"]).await;
+    let held = observed.feed().status().held.expect("it is held");
+    assert_eq!(held.gone.iter().map(ToString::to_string).collect::<Vec<_>>(), ["4 of 4 upstreams"]);
+    assert!(observed.feed().release(), "something was held");
+    observed.within(SOON, "the new store alone", |snapshot| upstreams(snapshot) == ["new"]).await;
+    assert!(observed.feed().status().held.is_none() && !observed.feed().release());
 }
 
 #[tokio::test]

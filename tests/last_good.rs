@@ -145,6 +145,7 @@ async fn an_object_that_became_unreadable_serves_as_it_was_after_a_restart_too()
     let (mut etcd, data_dir, _endpoint) = a_store_that_was().await;
     etcd.run().await;
     let server = start(&etcd, data_dir.path());
+    tokio::time::timeout(DEADLINE, server.ready()).await.expect("the store is there");
     etcd.writer().await.put("/nuncio/routes/app", "{").await;
     until(&server, "the problem", |server| !server.table().problems.is_empty()).await;
     assert_eq!(status_of(&server).await, 200);

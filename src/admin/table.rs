@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Problem;
 use crate::config::listener::ListenerProtocol;
+use crate::config::problem::Kind;
 use crate::control::status::{ListenerStatus, Status};
+use crate::discovery::feed::HeldStatus;
+use crate::discovery::guard::Gone;
 use crate::discovery::{Feed, FeedState};
 use crate::names::Name;
 use crate::routing::RoutingTable;
@@ -51,6 +54,44 @@ pub struct ProviderView {
     /// The snapshot is not its own yet: an earlier run kept it on disk, this long ago.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_disk_seconds: Option<f64>,
+    /// Objects that it does not list any more and that nobody deleted, kept in force for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldView>,
+    /// How many of its updates were held in part.
+    #[serde(default)]
+    pub held_updates: u64,
+}
+
+/// What is held of an update.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldView {
+    /// For how long, so far.
+    pub since_seconds: f64,
+    /// For how long yet, if nothing else comes.
+    pub left_seconds: f64,
+    /// What it would have taken away.
+    pub gone: Vec<GoneView>,
+}
+
+/// What is gone of one kind, or of one upstream's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoneView {
+    /// The kind.
+    pub kind: Kind,
+    /// Of endpoints, their upstream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Name>,
+    /// The first of them, [`GoneView::NAMES_MAX`] at most.
+    pub names: Vec<Name>,
+    /// How many are gone.
+    pub count: usize,
+    /// How many there were.
+    pub of: usize,
+}
+
+impl GoneView {
+    /// How many are told by name.
+    pub const NAMES_MAX: usize = 100;
 }
 
 /// What a provider is doing.
@@ -126,8 +167,24 @@ impl ProviderView {
             last_change_seconds: status.last_change.map(|at| age(at, now)),
             restarts: status.restarts,
             has_snapshot: status.has_snapshot,
+            held: status.held.as_ref().map(|held| HeldView::of(held, now)),
+            held_updates: status.held_updates,
             from_disk_seconds: status.from_disk.map(|at| millis(at.elapsed().unwrap_or_default())),
         }
+    }
+}
+
+impl HeldView {
+    fn of(held: &HeldStatus, now: Instant) -> Self {
+        let gone = |gone: &Gone| GoneView {
+            kind: gone.kind,
+            upstream: gone.upstream.clone(),
+            names: gone.names.iter().take(GoneView::NAMES_MAX).cloned().collect(),
+            count: gone.names.len(),
+            of: gone.of,
+        };
+        let left = held.until.saturating_duration_since(now);
+        Self { since_seconds: age(held.since, now), left_seconds: millis(left), gone: held.gone.iter().map(gone).collect() }
     }
 }
 
@@ -165,7 +222,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::problem::{Kind, ObjectId};
+    use crate::config::problem::ObjectId;
     use crate::config::snapshot::{Origin, Place};
 
     #[test]

@@ -36,6 +36,17 @@ pub struct Snapshot {
     pub revision: Option<u64>,
     /// When the change that led to this snapshot was seen.
     pub seen_at: Instant,
+    /// How the provider knows that what is missing here is gone.
+    pub removals: Removals,
+}
+
+/// How a provider knows that an object is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removals {
+    /// The source said of each that it was deleted: an event, an edit of a file, a call of the program.
+    Explicit,
+    /// They are missing where they were before: in a list, a poll, an answer of a resolver. Much of that at once is held for a while.
+    Inferred,
 }
 
 /// The objects of one kind.
@@ -135,6 +146,7 @@ impl Snapshot {
             problems: Vec::new(),
             revision: None,
             seen_at,
+            removals: Removals::Explicit,
         }
     }
 
@@ -168,6 +180,7 @@ impl Snapshot {
             problems: Vec::new(),
             revision: None,
             seen_at,
+            removals: Removals::Explicit,
         }
     }
 }

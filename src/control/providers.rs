@@ -20,6 +20,8 @@ pub(super) struct ProviderMetrics {
     revision: Gauge,
     restarts: Gauge,
     rejected: Gauge,
+    held: Gauge,
+    held_updates: Gauge,
     latency: Histogram,
 }
 
@@ -36,6 +38,8 @@ impl ProviderMetrics {
             revision: gauge(names::PROVIDER_REVISION),
             restarts: gauge(names::PROVIDER_RESTARTS),
             rejected: gauge(names::PROVIDER_REJECTED),
+            held: gauge(names::PROVIDER_HELD),
+            held_updates: gauge(names::PROVIDER_HELD_UPDATES),
             latency: meter.histogram(names::PROVIDER_CHANGE_LATENCY, &labels),
         }
     }
@@ -51,6 +55,8 @@ impl ProviderMetrics {
         self.change_age.set(seconds(status.last_change.map(age)));
         self.revision.set(status.revision.unwrap_or_default() as f64);
         self.restarts.set(status.restarts as f64);
+        self.held.set(f64::from(u8::from(status.held.is_some())));
+        self.held_updates.set(status.held_updates as f64);
     }
 
     /// Notes that this snapshot of the provider is live now.

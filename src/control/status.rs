@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::config::Problem;
 use crate::config::listener::ListenerProtocol;
 use crate::config::problem::{Kind, ObjectId};
+use crate::discovery::feed::HeldStatus;
 use crate::discovery::{Feed, FeedStatus};
 use crate::names::Name;
 use crate::routing::RoutingTable;
@@ -152,8 +153,20 @@ fn provider_problems(name: &Name, status: &FeedStatus) -> Vec<Problem> {
         let problem = Problem::warning(format!("provider {name}: {error}"));
         problem.effect("a start without its source would serve less than is known now")
     });
-    from_disk.into_iter().chain(disk_error).collect()
+    from_disk.into_iter().chain(disk_error).chain(status.held.as_ref().map(|held| held_problem(name, held))).collect()
 }
+
+fn held_problem(name: &Name, held: &HeldStatus) -> Problem {
+    let what: Vec<String> = held.gone.iter().take(HELD_TOLD_MAX).map(ToString::to_string).collect();
+    let more = held.gone.len().saturating_sub(HELD_TOLD_MAX);
+    let more = if more > 0 { format!(", and of {more} more") } else { String::new() };
+    let left = held.until.saturating_duration_since(Instant::now()).as_secs();
+    let message = format!("provider {name}: held: {}{more} would be gone at once, and nobody said that they were deleted", what.join(", "));
+    Problem::error(message).effect(format!("they stay in force for {left} s more, or until the source repeats it; all else is taken over"))
+}
+
+/// Of so many kinds and upstreams it is told what is gone; of the others, how many they are.
+const HELD_TOLD_MAX: usize = 8;
 
 fn kept_ago(at: SystemTime) -> String {
     format!("kept {} s ago", at.elapsed().unwrap_or_default().as_secs())

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! * **A transaction is one snapshot.** etcd puts all events of a revision into one response, because fragments are not asked for.
-//! * **A deletion is real**, of a key, of the whole prefix, or by the end of a lease. A cluster that cannot be reached deletes nothing.
+//! * **A deletion is real**, of a key, of the whole prefix, or by the end of a lease. A cluster that cannot be reached deletes nothing, and
+//!   what is missing from a list after the history was lost is only [inferred](Removals::Inferred) to be gone.
 //! * **A rebuilt cluster is noticed** by its id, or by a revision lower than ours, which a linearizable read tells. One that was restored
 //!   from a backup can overtake our revision; so the watch is resumed only within [`RESUME_WITHIN`] of the last contact, and after that
 //!   all is listed again.
@@ -31,8 +32,9 @@ use etcd_client::{
 
 use super::kv::{Pair, Tree};
 use super::{Provider, ProviderError, Publisher};
-use crate::config::Pem;
 use crate::config::providers::{ClientTls, EtcdConfig};
+use crate::config::snapshot::Removals;
+use crate::config::{Pem, Snapshot};
 use crate::names::Name;
 
 /// For a connection to be made, TLS included.
@@ -134,7 +136,7 @@ impl EtcdProvider {
         self.cursor = None;
         self.tree.replace(pairs.iter().map(pair));
         self.cursor = Some(cursor);
-        self.publish(cursor, publisher);
+        self.publish(cursor, Removals::Inferred, publisher);
         Ok(())
     }
 
@@ -176,7 +178,7 @@ impl EtcdProvider {
         }
         self.cursor = Some(cursor);
         if is_changed {
-            self.publish(cursor, publisher);
+            self.publish(cursor, Removals::Explicit, publisher);
         } else {
             publisher.contact();
         }
@@ -197,8 +199,9 @@ impl EtcdProvider {
         is_changed
     }
 
-    fn publish(&self, cursor: Cursor, publisher: &dyn Publisher) {
-        publisher.publish(self.tree.snapshot(Some(cursor.revision.unsigned_abs()), cursor.heard_at));
+    fn publish(&self, cursor: Cursor, removals: Removals, publisher: &dyn Publisher) {
+        let snapshot = self.tree.snapshot(Some(cursor.revision.unsigned_abs()), cursor.heard_at);
+        publisher.publish(Snapshot { removals, ..snapshot });
     }
 }
 

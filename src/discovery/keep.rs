@@ -69,7 +69,9 @@ impl SnapshotDir {
         let key_path = data_dir.join("snapshots.key");
         let error = |error: &dyn std::fmt::Display| format!("snapshots are not kept on disk: {}: {error}", key_path.display());
         let bytes = match std::fs::read_to_string(&key_path) {
-            Ok(text) => StickyKey::parse_hex(&text).ok_or_else(|| error(&"it does not hold 64 hex digits; delete it, and another is made"))?,
+            Ok(text) => {
+                StickyKey::parse_hex(&text).ok_or_else(|| error(&"it does not hold 64 hex digits; delete it, and another is made"))?
+            }
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => new_key(&key_path).map_err(|cause| error(&cause))?,
             Err(cause) => return Err(error(&cause)),
         };
@@ -236,7 +238,9 @@ impl Keeper {
         self.good = Some(good);
         match lost.first() {
             None => Ok(()),
-            Some(first) => Err(format!("{} objects would not be read back as they are, the first of them {first}; all others are", lost.len())),
+            Some(first) => {
+                Err(format!("{} objects would not be read back as they are, the first of them {first}; all others are", lost.len()))
+            }
         }
     }
 }

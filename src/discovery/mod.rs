@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`supervise`] | runs providers, retries them |
 //! | [`feed`] | what each published last, and how it is doing |
+//! | [`guard`] | holds back an update that would take away much at once |
 //! | [`keep`] | the same on disk, for a start without the source; [`stored`]: as bytes |
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layouts that all stores share, ours and those of others |
 //! | [`consul`] | keys of a Consul agent's store |
@@ -33,6 +34,7 @@ pub mod etcd2;
 mod etcd2_mirror;
 pub mod feed;
 pub mod file;
+pub mod guard;
 mod http_client;
 pub mod keep;
 pub mod kv;
@@ -48,9 +50,9 @@ pub use consul::ConsulProvider;
 pub use docker::DockerProvider;
 pub use etcd::EtcdProvider;
 pub use etcd2::Etcd2Provider;
+pub use feed::{Feed, FeedState, FeedStatus};
 pub use lookup::NameServers;
 pub use program::{ProgramHandle, ProgramProvider};
-pub use feed::{Feed, FeedState, FeedStatus};
 pub use resolve::Resolver;
 pub use supervise::Supervisor;
 

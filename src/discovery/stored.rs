@@ -184,7 +184,11 @@ fn stored_upstream(name: &Name, upstream: &UpstreamEntry, lost: &mut Vec<ObjectI
 }
 
 /// None: what is written would not be read back as it is.
-fn stored<T: Serialize + DeserializeOwned + PartialEq>(object: &ObjectId, entry: &Entry<T>, lost: &mut Vec<ObjectId>) -> Option<StoredEntry> {
+fn stored<T: Serialize + DeserializeOwned + PartialEq>(
+    object: &ObjectId,
+    entry: &Entry<T>,
+    lost: &mut Vec<ObjectId>,
+) -> Option<StoredEntry> {
     let origin = entry.origin.clone();
     let value = match &entry.value {
         Err(problem) => return Some(StoredEntry { origin, value: None, problem: Some(problem.clone()) }),
@@ -255,7 +259,10 @@ mod tests {
         ),
         ("tcp_routes/db", r#"{"listener":"db","upstream":"db"}"#),
         ("middlewares/office", r#"{"ip_allow":["10.0.0.0/8"]}"#),
-        ("certificates/site", r#"{"cert":"-----BEGIN CERTIFICATE-----\nMII\n","key":"-----BEGIN PRIVATE KEY-----\nsecret\n","default":true}"#),
+        (
+            "certificates/site",
+            r#"{"cert":"-----BEGIN CERTIFICATE-----\nMII\n","key":"-----BEGIN PRIVATE KEY-----\nsecret\n","default":true}"#,
+        ),
         ("certificates/file", r#"{"cert":"/etc/site.pem","key":"/etc/site.key"}"#),
         (
             "upstreams/api",
@@ -280,7 +287,10 @@ mod tests {
         let good = before.all_problems().count();
         assert_eq!(good, 3, "the rest is right: {:?}", before.all_problems().collect::<Vec<_>>());
         assert_eq!(after.listeners, before.listeners);
-        assert_eq!((&after.tcp_routes, &after.middlewares, &after.certificates), (&before.tcp_routes, &before.middlewares, &before.certificates));
+        assert_eq!(
+            (&after.tcp_routes, &after.middlewares, &after.certificates),
+            (&before.tcp_routes, &before.middlewares, &before.certificates)
+        );
         assert_eq!(after.routes["app"], before.routes["app"]);
         assert_eq!((&after.upstreams["api"], &after.upstreams["db"]), (&before.upstreams["api"], &before.upstreams["db"]));
         assert_eq!(after.revision, Some(77));

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::sync::Notify;
@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::feed::{Feed, Inlet};
+use super::guard::Guard;
 use super::keep::{SnapshotDir, keep};
 use super::{Provider, ProviderError};
 use crate::backoff::{Backoff, random};
@@ -42,23 +43,23 @@ impl Supervisor {
     /// Outside of a tokio runtime.
     #[must_use = "dropping the supervisor stops its providers"]
     pub fn start(providers: Vec<Box<dyn Provider>>) -> Self {
-        Self::start_keeping(providers, None)
+        Self::start_keeping(providers, Some(Guard::default()), None)
     }
 
-    /// The same, and what providers of remote sources publish is kept in this directory, from where it serves when the source cannot be
-    /// read at the next start.
+    /// The same with this guard, or none; and what providers of remote sources publish is kept in this directory, from where it serves
+    /// when the source cannot be read at the next start.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     #[must_use = "dropping the supervisor stops its providers"]
-    pub fn start_keeping(providers: Vec<Box<dyn Provider>>, data_dir: Option<&Path>) -> Self {
+    pub fn start_keeping(providers: Vec<Box<dyn Provider>>, guard: Option<Guard>, data_dir: Option<&Path>) -> Self {
         let changed = Arc::new(Notify::new());
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let kept = data_dir.map(|path| SnapshotDir::open(path).map(Arc::new));
         let mut feeds = Vec::with_capacity(providers.len());
         for provider in providers {
-            let feed = Arc::new(Feed::new(provider.name().clone(), changed.clone()));
+            let feed = Arc::new(Feed::new(provider.name().clone(), guard, changed.clone()));
             match (provider.source(), &kept) {
                 (Some(source), Some(Ok(dir))) => drop(tasks.spawn(keep(feed.clone(), dir.clone(), source, stop.clone()))),
                 (Some(_), Some(Err(error))) => feed.not_kept(Some(error.clone())),
@@ -80,9 +81,19 @@ impl Supervisor {
     /// Waits until a feed has published, or its [`FeedState`] became another, since this was last awaited.
     ///
     /// For one caller, which reads all feeds afterwards: any number of changes wakes it once, and one that comes between two calls
-    /// is not lost. Dropping the future loses nothing either.
+    /// is not lost. Dropping the future loses nothing either. What feeds hold is let go in here when its time is up.
     pub async fn changed(&self) {
-        self.changed.notified().await;
+        let next = self.feeds.iter().filter_map(|feed| feed.held_until()).min();
+        let is_due = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.changed.notified() => {}
+            () = is_due => self.feeds.iter().for_each(|feed| feed.release_due(Instant::now())),
+        }
     }
 
     /// Stops all providers and waits for their tasks to end.
@@ -133,7 +144,6 @@ mod tests {
     use std::collections::VecDeque;
     use std::future::Future;
     use std::pin::Pin;
-    use std::time::Instant;
 
     /// What a scripted provider does in one call.
     enum Act {

@@ -36,7 +36,7 @@ use self::vulcand::Located;
 use self::written::Written;
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::providers::{Layout, LayoutKind};
-use crate::config::snapshot::Place;
+use crate::config::snapshot::{Place, Removals};
 use crate::config::upstream::HostHeader;
 use crate::config::{Entry, Origin, Snapshot};
 use crate::names::Name;
@@ -143,7 +143,8 @@ impl Tree {
         is_changed
     }
 
-    /// Everything that the tree holds, as the store's `revision`, because of a change that was seen at `seen_at`.
+    /// Everything that the tree holds, as the store's `revision`, because of a change that was seen at `seen_at`. What is missing since the
+    /// last one is taken for missing in a list; who was told of each deletion says so: [`Removals::Explicit`].
     #[must_use]
     pub fn snapshot(&self, revision: Option<u64>, seen_at: Instant) -> Snapshot {
         Snapshot {
@@ -156,6 +157,7 @@ impl Tree {
             problems: self.strays.problems(),
             revision,
             seen_at,
+            removals: Removals::Inferred,
         }
     }
 
