@@ -195,8 +195,8 @@ fn stored<T: Serialize + DeserializeOwned + PartialEq>(
         Ok(value) => value,
     };
     let raw = serde_json::value::to_raw_value(value).ok();
-    let is_same = |raw: &Box<RawValue>| decode_json::<T>(raw.get(), object.clone(), origin.clone()).is_ok_and(|read| read == *value);
-    let Some(raw) = raw.filter(is_same) else {
+    let is_same = |raw: &RawValue| decode_json::<T>(raw.get(), object.clone(), origin.clone()).is_ok_and(|read| read == *value);
+    let Some(raw) = raw.filter(|raw| is_same(raw)) else {
         lost.push(object.clone());
         return None;
     };
