@@ -78,7 +78,7 @@ impl Supervisor {
         &self.feeds
     }
 
-    /// Waits until a feed has published, or its [`FeedState`] became another, since this was last awaited.
+    /// Waits until a feed has published, or its [`FeedState`](super::FeedState) became another, since this was last awaited.
     ///
     /// For one caller, which reads all feeds afterwards: any number of changes wakes it once, and one that comes between two calls
     /// is not lost. Dropping the future loses nothing either. What feeds hold is let go in here when its time is up.
