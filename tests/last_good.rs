@@ -17,7 +17,7 @@ const GET: &str = "GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
 /// A server that watches a store, and keeps what it learns.
 fn start(etcd: &Etcd, data_dir: &Path) -> Server {
-    let config = EtcdConfig { endpoints: vec![etcd.url()], prefix: "/nuncio".into(), tls: None, username: None, password: None };
+    let config = EtcdConfig { endpoints: vec![etcd.url()], ..EtcdConfig::default() };
     let provider = EtcdProvider::new(Name::literal("etcd"), config);
     let admin = "127.0.0.1:0".parse().expect("an address");
     Server::builder().workers(1).admin(admin).data_dir(data_dir).provider(provider).start().expect("a server starts")

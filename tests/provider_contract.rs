@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use nuncio::config::providers::{ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, RouteTemplate};
 use nuncio::discovery::kv::{Pair, Tree};
-use nuncio::discovery::{
-    ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider,
-};
+use nuncio::discovery::{ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
 use nuncio::names::Name;
 use support::consul::Consul;
 use support::engine_stub::EngineStub;

@@ -9,7 +9,7 @@ use nuncio::discovery::kv::dialect;
 fuzz_target!(|bytes: &[u8]| match dialect::decode(bytes) {
     Ok(Some(instance)) => {
         let Endpoint { address, weight } = instance.endpoint;
-        assert!(address.port() != 0 && !address.ip().to_canonical().is_unspecified());
+        assert!(address.ip().is_some_and(|address| address.port() != 0 && !address.ip().to_canonical().is_unspecified()));
         assert!(weight <= Endpoint::WEIGHT_MAX);
         let again = dialect::decode(address.to_string().as_bytes()).ok().flatten();
         assert_eq!(again.map(|instance| instance.endpoint.address), Some(address));

@@ -102,6 +102,11 @@ impl Provider for ConsulProvider {
         &self.name
     }
 
+    fn source(&self) -> Option<String> {
+        let datacenter = self.config.datacenter.as_deref().unwrap_or_default();
+        Some(format!("consul {} {} {datacenter}", self.config.endpoints.join(","), self.config.prefix))
+    }
+
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {
         Box::pin(async move {
             let doing = format!("consul: watch {}", self.tree.prefix());

@@ -19,8 +19,9 @@ use super::engine::{Engine, Events, Failure};
 use super::kv::Tree;
 use super::labels::Said;
 use super::{Provider, ProviderError, Publisher};
-use crate::config::Problem;
 use crate::config::providers::DockerConfig;
+use crate::config::snapshot::Removals;
+use crate::config::{Problem, Snapshot};
 use crate::names::Name;
 
 /// How often everything is looked at, if the settings do not say it.
@@ -176,7 +177,8 @@ impl DockerProvider {
         if !is_changed && self.problems.as_ref() == Some(&said.problems) {
             return publisher.contact();
         }
-        let mut snapshot = self.tree.snapshot(None, now);
+        // An engine that answers knows which containers it runs.
+        let mut snapshot = Snapshot { removals: Removals::Explicit, ..self.tree.snapshot(None, now) };
         snapshot.problems.extend(said.problems.iter().cloned());
         self.problems = Some(said.problems);
         publisher.publish(snapshot);
@@ -186,6 +188,10 @@ impl DockerProvider {
 impl Provider for DockerProvider {
     fn name(&self) -> &Name {
         &self.name
+    }
+
+    fn source(&self) -> Option<String> {
+        Some(format!("docker {}", self.config.endpoint))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {

@@ -28,7 +28,9 @@ use super::etcd2_mirror::{Event, Mirror, NotADirectory, Refusal};
 use super::http_client::{Answer, Aside, Connection, Credentials, HEAD_TIMEOUT, HttpError, Turns, number};
 use super::kv::Tree;
 use super::{Provider, ProviderError, Publisher};
+use crate::config::Snapshot;
 use crate::config::providers::EtcdConfig;
+use crate::config::snapshot::Removals;
 use crate::names::Name;
 
 /// After this long everything is listed again, whether or not there was a sign of change.
@@ -116,19 +118,20 @@ impl Etcd2Provider {
     async fn list(&mut self, session: &mut Session, publisher: &dyn Publisher) -> Result<Place, Failure> {
         let (place, list) = session.list().await?;
         let is_changed = self.mirror.replace(list.as_ref())?;
-        self.publish_if(is_changed, place.index, publisher);
+        self.publish_if(is_changed, place.index, Removals::Inferred, publisher);
         Ok(place)
     }
 
     fn take_over(&mut self, event: &Event, publisher: &dyn Publisher) -> Result<(), Failure> {
         let is_changed = self.mirror.apply(event)?;
-        self.publish_if(is_changed, event.index(), publisher);
+        self.publish_if(is_changed, event.index(), Removals::Explicit, publisher);
         Ok(())
     }
 
-    fn publish_if(&mut self, is_changed: bool, index: u64, publisher: &dyn Publisher) {
+    fn publish_if(&mut self, is_changed: bool, index: u64, removals: Removals, publisher: &dyn Publisher) {
         if is_changed || !self.has_published {
-            publisher.publish(self.mirror.tree().snapshot(Some(index), Instant::now()));
+            let snapshot = self.mirror.tree().snapshot(Some(index), Instant::now());
+            publisher.publish(Snapshot { removals, ..snapshot });
             self.has_published = true;
         } else {
             publisher.contact();
@@ -139,6 +142,10 @@ impl Etcd2Provider {
 impl Provider for Etcd2Provider {
     fn name(&self) -> &Name {
         &self.name
+    }
+
+    fn source(&self) -> Option<String> {
+        Some(format!("etcd2 {} {}", self.config.endpoints.join(","), self.config.prefix))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {

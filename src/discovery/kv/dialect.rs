@@ -26,7 +26,7 @@ use crate::config::{Endpoint, Problem};
 pub const INSTANCE_BYTES_MAX: usize = 64 * 1024;
 
 /// Where an instance listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
     /// Address and weight.
     pub endpoint: Endpoint,
@@ -133,7 +133,8 @@ fn host_and_port(fields: &Fields<'_>, host: &str, port: &str) -> Result<SocketAd
 /// An address that can be connected to from elsewhere.
 fn address(text: &str) -> Result<SocketAddr, Problem> {
     let address = Endpoint::parse_address(text).map_err(|_| refused(text))?;
-    if address.ip().to_canonical().is_unspecified() || address.ip().is_multicast() { Err(refused(text)) } else { Ok(address) }
+    let is_reachable = |address: &SocketAddr| !address.ip().to_canonical().is_unspecified() && !address.ip().is_multicast();
+    address.ip().filter(is_reachable).ok_or_else(|| refused(text))
 }
 
 fn refused(text: &str) -> Problem {
@@ -304,7 +305,7 @@ mod tests {
                 format!(r#"{{"URL":"http://{address}"}}"#),
             ] {
                 let found = decode(value.as_bytes()).ok().flatten().map(|instance| instance.endpoint.address);
-                proptest::prop_assert_eq!(found, is_usable.then_some(address));
+                proptest::prop_assert_eq!(found, is_usable.then_some(address.into()));
             }
         }
 

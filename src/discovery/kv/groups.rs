@@ -290,7 +290,7 @@ fn endpoint(upstream: &Name, id: &Name, entry: &Entry<Option<Instance>>, speaks_
                 .about(object)
                 .at(origin.clone()))
         }
-        Ok(Some(instance)) => Ok(instance.endpoint),
+        Ok(Some(instance)) => Ok(instance.endpoint.clone()),
         Err(problem) => Err(problem.clone()),
     };
     Some(Entry { origin, value })
