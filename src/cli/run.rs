@@ -165,7 +165,8 @@ fn of_flags(listen: &[SocketAddr], to: &[Address]) -> RoutingConfig {
     config.listeners.extend(listen.iter().map(|address| (names.take("default"), Listener::http(*address))));
     if !to.is_empty() {
         let everything = r#"PathPrefix("/")"#.parse().expect("a rule of the program's text is valid");
-        config.upstreams.insert(default.clone(), Upstream::of(to.iter().cloned()));
+        let endpoints = to.iter().cloned().map(Endpoint::new).collect();
+        config.upstreams.insert(default.clone(), Upstream { endpoints, ..Upstream::default() });
         config.routes.insert(default.clone(), Route::to(everything, default));
     }
     config

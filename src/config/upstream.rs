@@ -1,5 +1,6 @@
 //! An upstream as it is wanted: endpoints, how one is chosen, how it is reached, and how we know that it is well.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery};
@@ -63,7 +64,7 @@ impl Default for Upstream {
 impl Upstream {
     /// An upstream of `addresses`, each of weight 1, all else at its default.
     #[must_use]
-    pub fn of<A: Into<Address>>(addresses: impl IntoIterator<Item = A>) -> Self {
+    pub fn of(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         Self { endpoints: addresses.into_iter().map(Endpoint::new).collect(), ..Self::default() }
     }
 
