@@ -1,7 +1,7 @@
 //! The names among endpoints: followed here, and what they stand for put into the snapshot, so that compiling needs no network.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,9 +21,16 @@ const FIRST_ANSWERS_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Hosts {
     resolver: Resolver,
     upstreams: HashMap<Name, Resolved>,
-    /// Names that have been waited for. One that never gets an answer holds up one table, not every one.
-    waited_for: HashSet<Arc<str>>,
+    /// Of each provider, what the table in force, or the one that is compiled next, was made from. A name in it has been waited for: one
+    /// that never gets an answer holds up one table, not every one.
+    in_force: Vec<NamesIn>,
     waiting_since: Option<Instant>,
+}
+
+/// The upstreams of a snapshot that have names among their endpoints, with these names.
+struct NamesIn {
+    snapshot: Arc<Snapshot>,
+    upstreams: BTreeMap<Name, Arc<[Arc<str>]>>,
 }
 
 /// An upstream with addresses put in. Kept, so that one for which nothing changed stays the same `Arc`.
@@ -35,7 +42,7 @@ struct Resolved {
 
 impl Hosts {
     pub(super) fn new(resolver: Resolver) -> Self {
-        Self { resolver, upstreams: HashMap::new(), waited_for: HashSet::new(), waiting_since: None }
+        Self { resolver, upstreams: HashMap::new(), in_force: Vec::new(), waiting_since: None }
     }
 
     /// Waits until something else is known of a name.
@@ -49,35 +56,35 @@ impl Hosts {
 
     /// Follows the names of these snapshots. Some time: their table must wait until then, or until [`Self::changed`]; meanwhile the names
     /// of those in force are followed too.
-    pub(super) fn follow(&mut self, snapshots: &[Arc<Snapshot>], in_force: &[Arc<Snapshot>], now: Instant) -> Option<Instant> {
-        let wanted = all_names(snapshots);
-        self.waited_for.retain(|name| wanted.contains(name));
+    pub(super) fn follow(&mut self, snapshots: &[Arc<Snapshot>], now: Instant) -> Option<Instant> {
+        let before = self.in_force.iter().map(Some).chain(std::iter::repeat(None));
+        let latest: Vec<NamesIn> = snapshots.iter().zip(before).map(|(snapshot, before)| NamesIn::read(snapshot, before)).collect();
+        let (wanted, in_force) = (all_names(&latest), all_names(&self.in_force));
         let is_pending = |name: &Arc<str>| self.resolver.known(&Question::Host(name.clone())).state == State::Pending;
-        let is_awaited = wanted.iter().any(|name| !self.waited_for.contains(name) && is_pending(name));
+        let is_awaited = wanted.iter().any(|name| !in_force.contains(name) && is_pending(name));
         let until = *self.waiting_since.get_or_insert(now) + FIRST_ANSWERS_MAX;
         if is_awaited && now < until {
-            self.resolver.follow(wanted.into_iter().chain(all_names(in_force)).map(Question::Host).collect());
+            self.resolver.follow(wanted.into_iter().chain(in_force).map(Question::Host).collect());
             return Some(until);
         }
-        self.resolver.follow(wanted.iter().cloned().map(Question::Host).collect());
+        self.resolver.follow(wanted.into_iter().map(Question::Host).collect());
         self.waiting_since = None;
-        self.waited_for = wanted;
+        self.in_force = latest;
         None
     }
 
-    /// Puts addresses behind the names.
+    /// Puts addresses behind the names of the snapshot that those in force make.
     pub(super) fn resolve(&mut self, snapshot: &mut Cow<'_, Snapshot>) {
-        if !snapshot.upstreams.values().any(|entry| names(entry).next().is_some()) {
-            self.upstreams.clear();
+        let named: BTreeSet<&Name> = self.in_force.iter().flat_map(|names| names.upstreams.keys()).collect();
+        self.upstreams.retain(|name, _| named.contains(name));
+        if named.is_empty() {
             return;
         }
         let snapshot = snapshot.to_mut();
         let mut problems = Vec::new();
-        for (name, entry) in &mut snapshot.upstreams {
+        for name in named {
+            let Some(entry) = snapshot.upstreams.get_mut(name) else { continue };
             let known: Vec<Known> = names(entry).map(|host| self.resolver.known(&Question::Host(host.clone()))).collect();
-            if known.is_empty() {
-                continue;
-            }
             let reported = named_endpoints(entry).zip(&known).filter_map(|(endpoint, known)| problem(name, &endpoint, known));
             problems.extend(reported.take(PROBLEMS_MAX - problems.len().min(PROBLEMS_MAX)));
             let is_same = |before: &&Resolved| {
@@ -92,9 +99,30 @@ impl Hosts {
             self.upstreams.insert(name.clone(), resolved);
             *entry = whole;
         }
-        self.upstreams.retain(|name, _| snapshot.upstreams.contains_key(name));
         snapshot.problems.extend(problems);
     }
+}
+
+impl NamesIn {
+    /// Reads only what changed since `before`: an upstream that did not is the same `Arc`, and a comparison of pointers.
+    fn read(snapshot: &Arc<Snapshot>, before: Option<&Self>) -> Self {
+        let mut unchanged = before.iter().flat_map(|before| &before.snapshot.upstreams).peekable();
+        let mut upstreams = BTreeMap::new();
+        for (name, entry) in &snapshot.upstreams {
+            let is_same = |known: &(&Name, &Arc<UpstreamEntry>)| Arc::ptr_eq(known.1, entry);
+            while unchanged.next_if(|known| !is_same(known) && known.0 < name).is_some() {}
+            let hosts = match unchanged.next_if(is_same) {
+                Some((known, _)) => before.and_then(|before| before.upstreams.get(known)).cloned(),
+                None => Some(names(entry).cloned().collect()).filter(|hosts: &Arc<[_]>| !hosts.is_empty()),
+            };
+            upstreams.extend(hosts.map(|hosts| (name.clone(), hosts)));
+        }
+        Self { snapshot: snapshot.clone(), upstreams }
+    }
+}
+
+fn all_names(snapshots: &[NamesIn]) -> HashSet<Arc<str>> {
+    snapshots.iter().flat_map(|names| names.upstreams.values()).flat_map(|hosts| hosts.iter().cloned()).collect()
 }
 
 /// An endpoint that is given by name.
@@ -112,11 +140,6 @@ fn named_endpoints(entry: &UpstreamEntry) -> impl Iterator<Item = Named<'_>> {
     let registered = entry.endpoints.iter().filter_map(|(id, it)| Some((Some(id), &it.origin, it.value.as_ref().ok()?)));
     let all = listed.chain(registered);
     all.filter_map(|(id, origin, endpoint)| Some(Named { host: &endpoint.address.name()?.host, id, origin }))
-}
-
-fn all_names(snapshots: &[Arc<Snapshot>]) -> HashSet<Arc<str>> {
-    let entries = snapshots.iter().flat_map(|snapshot| snapshot.upstreams.values());
-    entries.flat_map(|entry| names(entry)).cloned().collect()
 }
 
 fn names(entry: &UpstreamEntry) -> impl Iterator<Item = &Arc<str>> {

@@ -144,10 +144,7 @@ impl Control {
             let next_cut = self.cuts.iter().map(|(at, _)| *at).min();
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
-                () = self.supervisor.changed() => {
-                    self.follow();
-                    self.measure_providers();
-                }
+                () = self.supervisor.changed() => self.follow(),
                 () = sleep_until(self.follow_at), if self.follow_at.is_some() => self.follow(),
                 () = self.hosts.changed() => self.names_changed(Instant::now()),
                 () = sleep_until(self.names_due), if self.names_due.is_some() => self.follow_names(),
@@ -177,11 +174,11 @@ impl Control {
         let is_known = |(latest, compiled): (&Arc<Snapshot>, &Arc<Snapshot>)| Arc::ptr_eq(latest, compiled);
         if latest.len() == self.compiled.len() && latest.iter().zip(&self.compiled).all(is_known) {
             if self.follow_at.take().is_some() {
-                self.hosts.follow(&latest, &self.compiled, Instant::now());
+                self.hosts.follow(&latest, Instant::now());
             }
             return;
         }
-        self.follow_at = self.hosts.follow(&latest, &self.compiled, Instant::now());
+        self.follow_at = self.hosts.follow(&latest, Instant::now());
         if self.follow_at.is_none() {
             self.update(latest, None);
         }
@@ -227,9 +224,9 @@ impl Control {
         self.drop_retired();
     }
 
-    fn measure_providers(&self) {
+    fn measure_providers(&mut self) {
         let now = Instant::now();
-        self.providers.iter().for_each(|provider| provider.refresh(now));
+        self.providers.iter_mut().for_each(|provider| provider.refresh(now));
     }
 
     fn drop_retired(&mut self) {

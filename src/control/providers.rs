@@ -23,6 +23,8 @@ pub(super) struct ProviderMetrics {
     held: Gauge,
     held_updates: Gauge,
     latency: Histogram,
+    /// The snapshot whose rejected objects were counted last.
+    counted: Option<Arc<Snapshot>>,
 }
 
 impl ProviderMetrics {
@@ -41,11 +43,13 @@ impl ProviderMetrics {
             held: gauge(names::PROVIDER_HELD),
             held_updates: gauge(names::PROVIDER_HELD_UPDATES),
             latency: meter.histogram(names::PROVIDER_CHANGE_LATENCY, &labels),
+            counted: None,
         }
     }
 
     /// Writes all that moves by itself.
-    pub(super) fn refresh(&self, now: Instant) {
+    pub(super) fn refresh(&mut self, now: Instant) {
+        self.count_rejected();
         let status = self.feed.status();
         let age = |at: Instant| now.saturating_duration_since(at);
         self.live.set(f64::from(u8::from(matches!(status.state, FeedState::Live))));
@@ -62,7 +66,15 @@ impl ProviderMetrics {
     /// Notes that this snapshot of the provider is live now.
     pub(super) fn is_live(&self, snapshot: &Snapshot) {
         self.latency.record(snapshot.seen_at.elapsed().as_secs_f64());
-        self.rejected.set(snapshot.all_problems().count() as f64);
+    }
+
+    /// Looks at every object, so it is not done with each change.
+    fn count_rejected(&mut self) {
+        let Some(latest) = self.feed.latest() else { return };
+        if self.counted.as_ref().is_none_or(|counted| !Arc::ptr_eq(counted, &latest)) {
+            self.rejected.set(latest.all_problems().count() as f64);
+            self.counted = Some(latest);
+        }
     }
 }
 
