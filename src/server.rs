@@ -14,10 +14,9 @@ use metrics::Recorder;
 use tokio::sync::{oneshot, watch};
 
 use crate::access::{self, AccessLog, AccessLogWriter};
-use crate::config::AdminHost;
+use crate::config::{AdminHost, Protection};
 use crate::control::status::Status;
 use crate::control::{self, Control};
-use crate::discovery::guard::Guard;
 use crate::discovery::keep::write_private;
 use crate::discovery::{NameServers, Provider, Resolver, Supervisor};
 use crate::metrics::{self as names, Meter, Registry};
@@ -33,7 +32,7 @@ pub struct ServerBuilder {
     workers: usize,
     drain_timeout: Duration,
     data_dir: Option<PathBuf>,
-    guard: Option<Guard>,
+    protection: Protection,
     sticky_keys: Vec<StickyKey>,
     access_log: Option<(access::Sink, access::Format)>,
     recorder: Option<Arc<dyn Recorder + Send + Sync>>,
@@ -94,7 +93,7 @@ impl Default for ServerBuilder {
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             drain_timeout: Duration::from_secs(30),
             data_dir: None,
-            guard: Some(Guard::default()),
+            protection: Protection::default(),
             sticky_keys: Vec::new(),
             access_log: None,
             recorder: None,
@@ -126,11 +125,10 @@ impl ServerBuilder {
         Self { data_dir: Some(data_dir.into()), ..self }
     }
 
-    /// How much of a provider's objects may be gone at once without having been deleted, and for how long more than that is held. None: all
-    /// may. Default: half of them, and 30 s.
+    /// What protects the table from sources that lose their mind. Default: see [`Protection`].
     #[must_use]
-    pub fn guard(self, guard: Option<Guard>) -> Self {
-        Self { guard, ..self }
+    pub fn protection(self, protection: Protection) -> Self {
+        Self { protection, ..self }
     }
 
     /// Keys of sticky cookies: the first signs, all are accepted. Instances that share them keep each other's sessions. Default: one
@@ -202,7 +200,7 @@ impl ServerBuilder {
             providers: self.providers,
             name_servers: self.name_servers,
             data_dir: self.data_dir,
-            guard: self.guard,
+            protection: self.protection,
             context,
             workers: workers.clone(),
             table,
@@ -275,7 +273,7 @@ struct ControlParts {
     providers: Vec<Box<dyn Provider>>,
     name_servers: NameServers,
     data_dir: Option<PathBuf>,
-    guard: Option<Guard>,
+    protection: Protection,
     context: Context,
     workers: Arc<[WorkerThread]>,
     table: Arc<ArcSwap<RoutingTable>>,
@@ -301,7 +299,7 @@ impl ControlParts {
     }
 
     async fn run(self, stop: watch::Receiver<bool>, started: std::sync::mpsc::Sender<Arc<Status>>) {
-        let supervisor = Supervisor::start_keeping(self.providers, self.guard, self.data_dir.as_deref());
+        let supervisor = Supervisor::start_keeping(self.providers, self.protection, self.data_dir.as_deref());
         let status = Arc::new(Status::new(self.table.clone(), supervisor.feeds().to_vec()));
         let resolver = Resolver::start(self.name_servers);
         let control = Control::new(supervisor, resolver, self.context, self.workers, self.table, status.clone());

@@ -53,9 +53,14 @@ async fn status_of(server: &Server) -> u16 {
 }
 
 async fn ask_admin(server: &Server, path: &str) -> (u16, serde_json::Value) {
+    send_admin(server, "GET", path, "").await
+}
+
+async fn send_admin(server: &Server, method: &str, path: &str, fields: &str) -> (u16, serde_json::Value) {
     let address = server.admin_addr().expect("it has an admin API");
     let mut connection = Connection::open(address).await.expect("it accepts");
-    let answer = connection.exchange(&format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n")).await.expect("an answer");
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n");
+    let answer = connection.exchange(&request).await.expect("an answer");
     (answer.status(), serde_json::from_str(&answer.body).expect("JSON"))
 }
 
@@ -172,4 +177,39 @@ async fn an_empty_store_empties_what_is_kept() {
     let server = start(&etcd, data_dir.path());
     tokio::time::timeout(DEADLINE, server.ready()).await.expect("an empty table is a table");
     assert!(server.table().routes.is_empty(), "what was deleted stays deleted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_that_end_together_are_held_until_someone_confirms_it() {
+    let (mut etcd, data_dir, endpoint) = a_store_that_was().await;
+    etcd.run().await;
+    let server = start(&etcd, data_dir.path());
+    let mut store = etcd.writer().await;
+    store.delete("/nuncio/upstreams/app/endpoints/0").await;
+    store.put("/nuncio/upstreams/app", "{}").await;
+    for id in 1..=5 {
+        store.put_with_lease(&format!("/nuncio/upstreams/app/endpoints/{id}"), &endpoint.address.to_string(), 2).await;
+    }
+    let count = |server: &Server| server.table().upstreams.get("app").map_or(0, |upstream| upstream.endpoints.len());
+    until(&server, "all instances", |server| {
+        count(server) == 1 && server.status().feeds()[0].latest().is_some_and(|latest| latest.upstreams["app"].endpoints.len() == 5)
+    })
+    .await;
+    until(&server, "the guard", |server| server.status().feeds()[0].status().held.is_some()).await;
+    assert_eq!((status_of(&server).await, count(&server)), (200, 1));
+    let (_, table) = ask_admin(&server, "/api/v1/table").await;
+    assert_eq!(table["providers"][0]["held"]["gone"][0]["kind"], "endpoint", "{table}");
+    assert!(table["problems"].to_string().contains("`nuncio release etcd`"), "{table}");
+
+    let path = "/api/v1/providers/etcd/release";
+    assert_eq!(ask_admin(&server, path).await.0, 405);
+    assert_eq!(send_admin(&server, "POST", path, "Origin: http://localhost\r\n").await.0, 403);
+    assert_eq!(send_admin(&server, "POST", "/api/v1/providers/other/release", "").await.0, 404);
+    assert_eq!((status_of(&server).await, server.status().feeds()[0].status().held.is_some()), (200, true));
+    // The leases may have ended in several steps, the last of which is still to come.
+    let (code, answer) = send_admin(&server, "POST", path, "").await;
+    assert_eq!((code, &answer["released"]), (200, &true.into()), "{answer}");
+    until(&server, "what was held is gone", |server| server.status().feeds()[0].status().held.is_none() && count(server) == 0).await;
+    assert_eq!(status_of(&server).await, 503);
+    assert_eq!(send_admin(&server, "POST", path, "").await.1["released"], false);
 }

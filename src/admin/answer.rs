@@ -27,6 +27,13 @@ pub(super) fn error(status: StatusCode, message: &str) -> Answer {
     json(status, &serde_json::json!({ "error": message }))
 }
 
+/// Why a request by this method is not answered.
+pub(super) fn wrong_method(allowed: &'static str) -> Answer {
+    let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, &format!("this path answers {allowed}"));
+    refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    refused
+}
+
 /// Plain text.
 pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     answer(status, "text/plain; charset=utf-8", text.into())

@@ -6,14 +6,14 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::answer::{self, Answer};
-use super::{Source, host, prometheus, readiness, routes, table, upstreams};
+use super::{Source, host, prometheus, readiness, release, routes, table, upstreams};
 
 /// For the head of the request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,14 +59,15 @@ fn answer<B>(request: &Request<B>, source: &Source) -> Answer {
         return answer::error(StatusCode::FORBIDDEN, &host::refusal(&host));
     }
     let path = request.uri().path();
+    if let Some(provider) = release::provider_of(path) {
+        return release::answer(request, provider, &source.status);
+    }
     let Some((_, make)) = PATHS.iter().find(|(known, _)| *known == path) else {
-        let known = PATHS.map(|(path, _)| path).join(", ");
+        let known = PATHS.map(|(path, _)| path).into_iter().chain([release::PATH]).collect::<Vec<_>>().join(", ");
         return answer::error(StatusCode::NOT_FOUND, &format!("there is nothing at this path; there is {known}"));
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refused = answer::error(StatusCode::METHOD_NOT_ALLOWED, "the admin API answers GET and HEAD, and changes nothing");
-        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refused;
+        return answer::wrong_method("GET, HEAD");
     }
     make(source)
 }

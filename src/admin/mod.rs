@@ -1,6 +1,6 @@
 //! The admin API: what a running server knows of itself, over HTTP, to be read by people, probes and programs.
 //!
-//! It answers `GET` and changes nothing. It has no authentication: it belongs on loopback, or into a network of its own.
+//! It answers `GET`, and changes nothing but for [`release`]. It has no authentication: it belongs on loopback, or into a network of its own.
 //!
 //! | file | path |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | `prometheus` | `/metrics`: counters and gauges as Prometheus text |
 //! | [`table`] | `/api/v1/table`: generation, providers, listeners, problems |
 //! | [`routes`] | `/api/v1/routes`: where requests and connections go |
+//! | [`release`] | `POST /api/v1/providers/NAME/release`: lets go of what is held of an update |
 //! | [`upstreams`] | `/api/v1/upstreams`: endpoints and how they are |
 //!
 //! `connection` is one connection, `host` says whose requests are answered, `answer` makes responses. The types of the answers can be
@@ -31,6 +32,7 @@ mod connection;
 mod host;
 mod prometheus;
 pub mod readiness;
+pub mod release;
 pub mod routes;
 pub mod table;
 pub mod upstreams;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -54,8 +54,17 @@ impl Question {
 impl Instance {
     /// Asks at this path. Says what was answered, and whether as a success.
     pub(super) fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<(StatusCode, T), Failure> {
+        self.send(Method::GET, path)
+    }
+
+    /// Has it do what this path is for.
+    pub(super) fn order<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.send(Method::POST, path).map(|(_, answer)| answer)
+    }
+
+    fn send<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<(StatusCode, T), Failure> {
         let authority = self.authority()?;
-        let (status, body) = super::runtime()?.block_on(get(&authority, path))?;
+        let (status, body) = super::runtime()?.block_on(request(&authority, method, path))?;
         if !(status.is_success() || status == StatusCode::SERVICE_UNAVAILABLE) {
             return Err(Failure::Message(format!("{authority}{path} answered {status}: {}", error_in(&body))));
         }
@@ -85,9 +94,9 @@ fn error_in(body: &[u8]) -> String {
     message.unwrap_or("this is not the admin API of nuncio").to_string()
 }
 
-async fn get(authority: &str, path: &str) -> Result<(StatusCode, Bytes), Failure> {
+async fn request(authority: &str, method: Method, path: &str) -> Result<(StatusCode, Bytes), Failure> {
     let (stream, address) = connect(authority).await.map_err(|error| Failure::Message(no_answer(authority, &error)))?;
-    let answer = timeout(ANSWER_TIMEOUT, exchange(stream, address, path)).await;
+    let answer = timeout(ANSWER_TIMEOUT, exchange(stream, address, method, path)).await;
     let answer = answer.map_err(|_| format!("no answer within {ANSWER_TIMEOUT:?}")).and_then(|answer| answer);
     answer.map_err(|error| Failure::Message(format!("{authority}{path}: {error}")))
 }
@@ -99,12 +108,12 @@ async fn connect(authority: &str) -> std::io::Result<(TcpStream, SocketAddr)> {
 }
 
 /// Asks by address: the admin API answers to no name.
-async fn exchange(stream: TcpStream, address: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), String> {
+async fn exchange(stream: TcpStream, address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, Bytes), String> {
     let error = |error: hyper::Error| error.to_string();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(error)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(connection);
-    let request = Request::get(path).header(http::header::HOST, address.to_string()).body(Empty::<Bytes>::new());
+    let request = Request::builder().method(method).uri(path).header(http::header::HOST, address.to_string()).body(Empty::<Bytes>::new());
     let response = sender.send_request(request.map_err(|error| error.to_string())?).await.map_err(error)?;
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| error.to_string())?;

@@ -7,6 +7,7 @@
 //! | `check` | `nuncio check`: what is wrong with a file |
 //! | `demo`, `demo_endpoint` | `nuncio demo`: endpoints, a proxy in front of them, and what to try |
 //! | `routes`, `upstreams`, `listeners`, `providers`, `problems` | tables from a running instance |
+//! | `release` | `nuncio release`: lets go of what is held of an update |
 //! | `health` | `nuncio health`: for the health check of a container |
 //! | `client` | asks the admin API of a running instance |
 //! | `output` | text and tables on the terminal |
@@ -27,6 +28,7 @@ mod logging;
 mod output;
 mod problems;
 mod providers;
+mod release;
 mod routes;
 mod run;
 mod settings;
@@ -61,6 +63,7 @@ enum Command {
     Listeners(listeners::Args),
     Providers(providers::Args),
     Problems(problems::Args),
+    Release(release::Args),
     Health(health::Args),
 }
 
@@ -90,6 +93,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Listeners(args) => listeners::run(&args),
         Command::Providers(args) => providers::run(&args),
         Command::Problems(args) => problems::run(&args),
+        Command::Release(args) => release::run(&args),
         Command::Health(args) => health::run(&args),
     };
     match result {

@@ -56,6 +56,7 @@ impl Flags {
             access_log: self.access_log(file.access_log),
             log_level: self.level().unwrap_or(file.log_level),
             sticky_key: file.sticky_key,
+            protection: file.protection,
         }
     }
 
@@ -85,7 +86,7 @@ impl Flags {
 
 /// A builder with these settings.
 pub(super) fn apply(server: &ServerConfig, mut builder: ServerBuilder) -> Result<ServerBuilder, Failure> {
-    builder = builder.drain_timeout(server.drain_timeout);
+    builder = builder.drain_timeout(server.drain_timeout).protection(server.protection);
     if let Some(workers) = server.workers {
         builder = builder.workers(workers);
     }

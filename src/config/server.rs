@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{AdminHost, duration};
+use super::{AdminHost, Protection, duration};
 
 /// The settings of the process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,8 @@ pub struct ServerConfig {
     /// share it accept each other's cookies. Default: one that is made at the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sticky_key: Option<StickyKey>,
+    /// What protects the table from sources that lose their mind.
+    pub protection: Protection,
     /// The least severe messages that are logged. Default `"info"`.
     pub log_level: LogLevel,
 }
@@ -54,6 +56,7 @@ impl Default for ServerConfig {
             drain_timeout: Duration::from_secs(30),
             access_log: None,
             sticky_key: None,
+            protection: Protection::default(),
             log_level: LogLevel::default(),
         }
     }
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn survives_being_written_and_read() {
         let text = format!(
-            "workers = 4\nadmin = \"off\"\nadmin_hosts = [\"*.example.com\"]\ndata_dir = \"/var/lib/nuncio\"\ndrain_timeout = \"1m\"\naccess_log = {{ path = \"/log\", format = \"common\" }}\nsticky_key = \"{}\"\nlog_level = \"debug\"",
+            "workers = 4\nadmin = \"off\"\nadmin_hosts = [\"*.example.com\"]\ndata_dir = \"/var/lib/nuncio\"\ndrain_timeout = \"1m\"\naccess_log = {{ path = \"/log\", format = \"common\" }}\nsticky_key = \"{}\"\nlog_level = \"debug\"\nprotection = {{ hold = \"1m\", gone_few = 3 }}",
             "0a".repeat(32)
         );
         let config = check(&text).unwrap();
@@ -279,6 +282,7 @@ mod tests {
         for (text, expected) in [
             ("workers = 0", "0 workers"),
             ("workers = 2000", "2000 workers"),
+            ("protection = { gone_percent = 101 }", "from 0 to 100"),
             ("admin = \"on\"", "nor \"off\""),
             ("admin_hosts = [\"a.test:80\"]", "leave out scheme, port"),
             ("sticky_key = \"geheim\"", "64 hex digits"),

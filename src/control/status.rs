@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use crate::config::Problem;
 use crate::config::listener::ListenerProtocol;
 use crate::config::problem::{Kind, ObjectId};
-use crate::discovery::feed::HeldStatus;
+use crate::discovery::guard::tell;
+use crate::discovery::protect::HeldStatus;
 use crate::discovery::{Feed, FeedStatus};
 use crate::names::Name;
 use crate::routing::RoutingTable;
@@ -157,16 +158,12 @@ fn provider_problems(name: &Name, status: &FeedStatus) -> Vec<Problem> {
 }
 
 fn held_problem(name: &Name, held: &HeldStatus) -> Problem {
-    let what: Vec<String> = held.gone.iter().take(HELD_TOLD_MAX).map(ToString::to_string).collect();
-    let more = held.gone.len().saturating_sub(HELD_TOLD_MAX);
-    let more = if more > 0 { format!(", and of {more} more") } else { String::new() };
     let left = held.until.saturating_duration_since(Instant::now()).as_secs();
-    let message = format!("provider {name}: held: {}{more} would be gone at once, and nobody said that they were deleted", what.join(", "));
-    Problem::error(message).effect(format!("they stay in force for {left} s more, or until the source repeats it; all else is taken over"))
+    let message = format!("provider {name}: held: {} would be gone at once, and nobody said that they were deleted", tell(&held.gone));
+    Problem::error(message).effect(format!(
+        "they stay in force for {left} s more, or until the source repeats it, or `nuncio release {name}`; all else is taken over"
+    ))
 }
-
-/// Of so many kinds and upstreams it is told what is gone; of the others, how many they are.
-const HELD_TOLD_MAX: usize = 8;
 
 fn kept_ago(at: SystemTime) -> String {
     format!("kept {} s ago", at.elapsed().unwrap_or_default().as_secs())

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! * **A transaction is one snapshot.** etcd puts all events of a revision into one response, because fragments are not asked for.
-//! * **A deletion is real**, of a key, of the whole prefix, or by the end of a lease. A cluster that cannot be reached deletes nothing, and
-//!   what is missing from a list after the history was lost is only [inferred](Removals::Inferred) to be gone.
+//! * **A deletion is real**, of a key, or of the whole prefix. A cluster that cannot be reached deletes nothing. What is missing from a list
+//!   after the history was lost is only [inferred](Removals::Inferred) to be gone, and so is a key that was bound to a lease: it may have
+//!   ended with those of many others that could not reach the cluster either.
 //! * **A rebuilt cluster is noticed** by its id, or by a revision lower than ours, which a linearizable read tells. One that was restored
 //!   from a backup can overtake our revision; so the watch is resumed only within [`RESUME_WITHIN`] of the last contact, and after that
 //!   all is listed again.
@@ -20,6 +21,7 @@
 //! * **One member at a time.** Each attempt connects to the next of [`EtcdConfig::endpoints`], and lists and watches there. Requests carry
 //!   `hasleader`, so that a member that lost its cluster refuses them instead of keeping quiet.
 
+use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
@@ -64,6 +66,8 @@ pub struct EtcdProvider {
     /// The number of the attempt, which says whose turn it is among the endpoints.
     turn: usize,
     tree: Tree,
+    /// The keys that are gone with a lease: whoever wrote them may have been cut off, rather than have left.
+    leased: HashSet<Box<[u8]>>,
     /// How far `tree` has got. None while it is not known to be what the store held at any one revision.
     cursor: Option<Cursor>,
 }
@@ -95,7 +99,7 @@ impl EtcdProvider {
     #[must_use]
     pub fn new(name: Name, config: EtcdConfig) -> Self {
         let tree = Tree::with_layout(&config.prefix, name.clone(), config.layout());
-        Self { name, config, turn: 0, tree, cursor: None }
+        Self { name, config, turn: 0, tree, leased: HashSet::new(), cursor: None }
     }
 
     async fn run(&mut self, publisher: &dyn Publisher) -> Result<(), ProviderError> {
@@ -135,6 +139,8 @@ impl EtcdProvider {
         // Taken away while the tree is in between, so that a panic in there leaves no cursor behind.
         self.cursor = None;
         self.tree.replace(pairs.iter().map(pair));
+        self.leased.clear();
+        pairs.iter().for_each(|kv| self.note_lease(kv));
         self.cursor = Some(cursor);
         self.publish(cursor, Removals::Inferred, publisher);
         Ok(())
@@ -165,7 +171,7 @@ impl EtcdProvider {
             return Ok(Next::List);
         };
         cursor.heard_at = now;
-        let mut is_changed = false;
+        let (mut is_changed, mut removals) = (false, Removals::Explicit);
         if let Heard::Response(response) = heard {
             if response.canceled() && response.compact_revision() > 0 {
                 return Ok(Next::List);
@@ -174,29 +180,47 @@ impl EtcdProvider {
                 self.cursor = Some(cursor);
                 return Err(Failure::Canceled(response.cancel_reason().to_owned()));
             }
-            is_changed = self.take_over(response.events(), &mut cursor);
+            (is_changed, removals) = self.take_over(response.events(), &mut cursor);
         }
         self.cursor = Some(cursor);
         if is_changed {
-            self.publish(cursor, Removals::Explicit, publisher);
+            self.publish(cursor, removals, publisher);
         } else {
             publisher.contact();
         }
         Ok(Next::Watch)
     }
 
-    /// The cursor moves with the events only: the revision in the header may be ahead of events that are still to come.
-    fn take_over(&mut self, events: &[Event], cursor: &mut Cursor) -> bool {
-        let mut is_changed = false;
+    /// Whether that changes anything, and whether all that is gone was deleted. The cursor moves with the events only: the revision in the
+    /// header may be ahead of events that are still to come.
+    fn take_over(&mut self, events: &[Event], cursor: &mut Cursor) -> (bool, Removals) {
+        let (mut is_changed, mut removals) = (false, Removals::Explicit);
         for event in events {
             let Some(kv) = event.kv() else { continue };
             is_changed |= match event.event_type() {
-                EventType::Put => self.tree.put(pair(kv)),
-                EventType::Delete => self.tree.delete(kv.key()),
+                EventType::Put => {
+                    self.note_lease(kv);
+                    self.tree.put(pair(kv))
+                }
+                EventType::Delete => {
+                    // The event is the same, whether the lease ended or someone deleted the key.
+                    if self.leased.remove(kv.key()) {
+                        removals = Removals::Inferred;
+                    }
+                    self.tree.delete(kv.key())
+                }
             };
             cursor.revision = cursor.revision.max(kv.mod_revision());
         }
-        is_changed
+        (is_changed, removals)
+    }
+
+    fn note_lease(&mut self, kv: &KeyValue) {
+        if kv.lease() != 0 {
+            self.leased.insert(kv.key().into());
+        } else if !self.leased.is_empty() {
+            self.leased.remove(kv.key());
+        }
     }
 
     fn publish(&self, cursor: Cursor, removals: Removals, publisher: &dyn Publisher) {

@@ -124,7 +124,8 @@ impl Etcd2Provider {
 
     fn take_over(&mut self, event: &Event, publisher: &dyn Publisher) -> Result<(), Failure> {
         let is_changed = self.mirror.apply(event)?;
-        self.publish_if(is_changed, event.index(), Removals::Explicit, publisher);
+        let removals = if event.is_expiry() { Removals::Inferred } else { Removals::Explicit };
+        self.publish_if(is_changed, event.index(), removals, publisher);
         Ok(())
     }
 

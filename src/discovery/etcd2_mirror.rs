@@ -63,6 +63,11 @@ impl Event {
     pub(super) fn index(&self) -> u64 {
         self.node.modified_index
     }
+
+    /// Whether the time to live of what is gone ran out: whoever wrote it may have been cut off, rather than have left.
+    pub(super) fn is_expiry(&self) -> bool {
+        self.action == "expire"
+    }
 }
 
 /// What a store holds below a prefix.

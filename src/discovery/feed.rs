@@ -16,10 +16,10 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
 
 use super::Publisher;
-use super::guard::{self, Gone, Guard};
+use super::protect::{HeldStatus, Protector};
 use super::stored::Kept;
 use crate::config::Snapshot;
-use crate::config::snapshot::Removals;
+use crate::config::protection::Protection;
 use crate::names::Name;
 
 /// What is known of one provider.
@@ -36,28 +36,7 @@ pub struct Feed {
 struct Inner {
     latest: Option<Arc<Snapshot>>,
     status: FeedStatus,
-    guard: Option<Guard>,
-    held: Option<Held>,
-}
-
-/// Objects that are kept in force although the source does not list them any more.
-#[derive(Debug)]
-struct Held {
-    /// What is kept.
-    objects: Snapshot,
-    /// What the provider says itself.
-    own: Snapshot,
-}
-
-/// Why, and for how long, an update is held in part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldStatus {
-    /// Since when.
-    pub since: Instant,
-    /// Until when, if nothing else comes.
-    pub until: Instant,
-    /// What it would have taken away.
-    pub gone: Vec<Gone>,
+    protector: Protector,
 }
 
 /// How a provider is doing.
@@ -115,7 +94,7 @@ impl std::fmt::Display for FeedState {
 }
 
 impl Feed {
-    pub(super) fn new(name: Name, guard: Option<Guard>, changed: Arc<Notify>) -> Self {
+    pub(super) fn new(name: Name, protection: Protection, changed: Arc<Notify>) -> Self {
         let status = FeedStatus {
             state: FeedState::Connecting,
             since: Instant::now(),
@@ -129,7 +108,7 @@ impl Feed {
             held: None,
             held_updates: 0,
         };
-        let inner = Inner { latest: None, status, guard, held: None };
+        let inner = Inner { latest: None, status, protector: Protector::new(name.clone(), protection) };
         Self { name, inner: Mutex::new(inner), changed, keeper: Notify::new() }
     }
 
@@ -164,9 +143,9 @@ impl Feed {
             inner.status.last_contact = Some(now);
             inner.status.last_change = Some(snapshot.seen_at);
             inner.status.has_snapshot = true;
-            let snapshot = inner.guarded(snapshot, now, &self.name);
             inner.status.from_disk = None;
-            inner.latest = Some(Arc::new(snapshot));
+            let in_force = inner.protector.take(snapshot, now);
+            inner.put_in_force(in_force);
             inner.status.enter(FeedState::Live, now)
         };
         self.changed.notify_one();
@@ -209,30 +188,26 @@ impl Feed {
 
     /// Lets go of what is held. Whether anything was.
     pub fn release(&self) -> bool {
-        self.release_if("confirmed", |_| true)
+        self.change(|protector| protector.release(Instant::now()))
     }
 
-    /// When what is held is let go.
-    pub(super) fn held_until(&self) -> Option<Instant> {
-        self.lock().status.held.as_ref().map(|held| held.until)
+    /// When what is in force changes, if nothing else comes.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.lock().protector.due()
     }
 
-    /// Lets go of what is held, if its time is up.
-    pub(super) fn release_due(&self, now: Instant) {
-        self.release_if("its time is up", |held| held.until <= now);
+    /// Does what is due.
+    pub(super) fn pass_time(&self, now: Instant) {
+        self.change(|protector| protector.pass_time(now));
     }
 
-    fn release_if(&self, why: &str, is_so: impl FnOnce(&HeldStatus) -> bool) -> bool {
+    /// Whether anything changed.
+    fn change(&self, change: impl FnOnce(&mut Protector) -> Option<Arc<Snapshot>>) -> bool {
         {
             let mut inner = self.lock();
-            if !inner.status.held.as_ref().is_some_and(is_so) {
-                return false;
-            }
-            inner.status.held = None;
-            let Some(held) = inner.held.take() else { return false };
-            inner.latest = Some(Arc::new(Snapshot { seen_at: Instant::now(), ..held.own }));
+            let Some(in_force) = change(&mut inner.protector) else { return false };
+            inner.put_in_force(in_force);
         }
-        tracing::warn!(provider = %self.name, "{why}: what was held is let go");
         self.changed.notify_one();
         self.keeper.notify_one();
         true
@@ -248,16 +223,18 @@ impl Feed {
             inner.status.revision = kept.snapshot.revision;
             inner.status.has_snapshot = true;
             inner.status.from_disk = Some(kept.saved_at);
-            inner.latest = Some(Arc::new(kept.snapshot));
+            let kept = Arc::new(kept.snapshot);
+            inner.protector.start_with(kept.clone());
+            inner.latest = Some(kept);
         }
         self.changed.notify_one();
         true
     }
 
-    /// What is to be kept on disk: what the provider itself published last.
+    /// What is to be kept on disk: what the provider itself published last, with what is held.
     pub(super) fn to_keep(&self) -> Option<Arc<Snapshot>> {
         let inner = self.lock();
-        inner.latest.clone().filter(|_| inner.status.from_disk.is_none())
+        inner.protector.guarded().filter(|_| inner.status.from_disk.is_none()).cloned()
     }
 
     /// Waits until there is something new to keep, or the provider fails.
@@ -281,40 +258,10 @@ impl Feed {
 }
 
 impl Inner {
-    /// What is to be in force of what the provider says now.
-    fn guarded(&mut self, own: Snapshot, now: Instant, name: &Name) -> Snapshot {
-        let held = self.held.take();
-        let since = self.status.held.take();
-        let before = self.latest.as_ref().filter(|_| self.status.from_disk.is_none());
-        let (Some(guard), Some(before)) = (self.guard, before) else { return own };
-        if own.removals == Removals::Explicit {
-            let (Some(held), Some(since)) = (held, since) else { return own };
-            let objects = guard::lost(&held.objects, &own);
-            let merged = guard::with_held(own.clone(), &objects);
-            if guard::gone(&merged, &own).is_empty() {
-                return own;
-            }
-            (self.held, self.status.held) = (Some(Held { objects, own }), Some(since));
-            return merged;
-        }
-        // The same, or not much more, again.
-        let earlier = held.zip(since).filter(|(held, _)| !guard.holds(&held.own, &own)).map(|(_, since)| since);
-        let is_repeated = earlier.as_ref().is_some_and(|earlier| now.saturating_duration_since(earlier.since) >= guard.confirm_after);
-        if is_repeated || !guard.holds(before, &own) {
-            if earlier.is_some() {
-                tracing::warn!(provider = %name, "the source repeats it, or has most of it again: nothing is held any more");
-            }
-            return own;
-        }
-        let gone = guard::gone(before, &own);
-        let objects = guard::lost(before, &own);
-        let merged = guard::with_held(own.clone(), &objects);
-        let (since, until) = earlier.map_or((now, now + guard.hold), |earlier| (earlier.since, earlier.until));
-        let what: Vec<String> = gone.iter().map(ToString::to_string).collect();
-        tracing::error!(provider = %name, hold = ?guard.hold, "held: {} would be gone at once, and nobody said that they were deleted", what.join(", "));
-        self.status.held_updates += 1;
-        (self.held, self.status.held) = (Some(Held { objects, own }), Some(HeldStatus { since, until, gone }));
-        merged
+    fn put_in_force(&mut self, snapshot: Arc<Snapshot>) {
+        self.latest = Some(snapshot);
+        self.status.held = self.protector.held().cloned();
+        self.status.held_updates = self.protector.held_updates();
     }
 }
 
@@ -346,100 +293,17 @@ impl Publisher for Inlet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discovery::kv::{Pair, Tree};
-
-    fn feed(confirm_after: Duration) -> Feed {
-        let guard = Guard { confirm_after, ..Guard::default() };
-        Feed::new(Name::literal("test"), Some(guard), Arc::default())
-    }
-
-    /// A snapshot of upstream `u` with these endpoints.
-    fn snapshot(ids: impl IntoIterator<Item = u8>, removals: Removals) -> Snapshot {
-        let mut tree = Tree::new("/n", Name::literal("test"));
-        tree.put(Pair { key: b"/n/upstreams/u", value: b"{}", revision: 1 });
-        for id in ids {
-            let key = format!("/n/upstreams/u/endpoints/{id}");
-            tree.put(Pair { key: key.as_bytes(), value: format!("10.0.0.{id}:80").as_bytes(), revision: 1 });
-        }
-        Snapshot { removals, ..tree.snapshot(None, Instant::now()) }
-    }
-
-    fn list(ids: impl IntoIterator<Item = u8>) -> Snapshot {
-        snapshot(ids, Removals::Inferred)
-    }
-
-    #[track_caller]
-    fn check(feed: &Feed, expected: &[u8], is_held: bool) {
-        let latest = feed.latest().unwrap();
-        let ids: Vec<u8> = latest.upstreams["u"].endpoints.keys().map(|id| id.as_str().parse().unwrap()).collect();
-        assert_eq!((ids.as_slice(), feed.status().held.is_some()), (expected, is_held));
-    }
-
-    #[test]
-    fn a_list_that_lost_much_is_held_until_its_time_is_up() {
-        let feed = feed(Duration::from_secs(10));
-        feed.publish(list(1..=6));
-        feed.publish(list([6, 7]));
-        check(&feed, &[1, 2, 3, 4, 5, 6, 7], true);
-        let until = feed.held_until().unwrap();
-        feed.release_due(until.checked_sub(Duration::from_millis(1)).unwrap());
-        check(&feed, &[1, 2, 3, 4, 5, 6, 7], true);
-        // At once again is no confirmation, and moves nothing.
-        feed.publish(list([6, 7]));
-        assert_eq!(feed.held_until(), Some(until));
-        feed.release_due(until);
-        check(&feed, &[6, 7], false);
-        assert_eq!(feed.status().held_updates, 2);
-    }
-
-    #[test]
-    fn a_later_list_that_says_the_same_lets_it_go() {
-        let feed = feed(Duration::ZERO);
-        feed.publish(list(1..=6));
-        feed.publish(list([6]));
-        check(&feed, &[1, 2, 3, 4, 5, 6], true);
-        feed.publish(list([6, 7]));
-        check(&feed, &[6, 7], false);
-    }
-
-    #[test]
-    fn a_list_that_is_whole_again_ends_it() {
-        let feed = feed(Duration::from_secs(10));
-        feed.publish(list(1..=6));
-        feed.publish(list([]));
-        check(&feed, &[1, 2, 3, 4, 5, 6], true);
-        feed.publish(list(2..=6));
-        check(&feed, &[2, 3, 4, 5, 6], false);
-    }
-
-    #[test]
-    fn what_is_deleted_goes_at_once_also_while_others_are_held() {
-        let feed = feed(Duration::from_secs(10));
-        feed.publish(snapshot(1..=6, Removals::Explicit));
-        feed.publish(snapshot([1], Removals::Explicit));
-        check(&feed, &[1], false);
-        feed.publish(list(1..=6));
-        feed.publish(list([5, 6]));
-        check(&feed, &[1, 2, 3, 4, 5, 6], true);
-        feed.publish(snapshot([6, 7], Removals::Explicit));
-        check(&feed, &[1, 2, 3, 4, 6, 7], true);
-        // One that was held comes back, and is deleted: it is the source's own again.
-        feed.publish(snapshot([1, 6, 7], Removals::Explicit));
-        feed.publish(snapshot([6, 7], Removals::Explicit));
-        check(&feed, &[2, 3, 4, 6, 7], true);
-        assert!(feed.release());
-        check(&feed, &[6, 7], false);
-    }
 
     #[test]
     fn the_first_snapshot_replaces_what_is_served_from_disk() {
-        let feed = feed(Duration::from_secs(10));
-        assert!(feed.fall_back(Kept { snapshot: list(1..=6), saved_at: SystemTime::now() }));
-        check(&feed, &[1, 2, 3, 4, 5, 6], false);
+        let feed = Feed::new(Name::literal("test"), Protection::default(), Arc::default());
+        let now = Instant::now();
+        assert!(feed.fall_back(Kept { snapshot: Snapshot { revision: Some(3), ..Snapshot::empty(now) }, saved_at: SystemTime::now() }));
+        assert_eq!((feed.status().revision, feed.status().from_disk.is_some()), (Some(3), true));
         assert!(feed.to_keep().is_none(), "it is on disk already");
-        feed.publish(list([6]));
-        check(&feed, &[6], false);
-        assert!(!feed.fall_back(Kept { snapshot: list(1..=6), saved_at: SystemTime::now() }), "it was heard from");
+        feed.publish(Snapshot { revision: Some(4), ..Snapshot::empty(now) });
+        assert_eq!(feed.latest().unwrap().revision, Some(4));
+        assert!(!feed.fall_back(Kept { snapshot: Snapshot::empty(now), saved_at: SystemTime::now() }), "it was heard from");
         assert!(feed.to_keep().is_some() && feed.status().from_disk.is_none());
     }
 }

@@ -5,35 +5,16 @@
 //! list is [inferred](Removals::Inferred) to be gone; too much of it at once is kept in force for a while, and all else of the update is
 //! taken over. It is let go when the source repeats it, when time is up, or when someone confirms it.
 //!
-//! Pure: `feed` says when.
+//! Pure: `protect` says when.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::config::Snapshot;
+use crate::config::changes::changes;
 use crate::config::problem::Kind;
-use crate::config::snapshot::{Removals, UpstreamEntry};
+use crate::config::protection::Protection;
+use crate::config::snapshot::{Removals, Snapshot, UpstreamEntry};
 use crate::names::Name;
-
-/// How much may go at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Guard {
-    /// Up to this share of what there is of a kind, or of one upstream's endpoints, in percent. Default 50.
-    pub share_percent: u8,
-    /// And, whatever share that is, up to this many. Default 2.
-    pub few: usize,
-    /// How long more than that is held. Default 30 s.
-    pub hold: Duration,
-    /// A list that still says the same after this long lets it go. Default 10 s.
-    pub confirm_after: Duration,
-}
-
-impl Default for Guard {
-    fn default() -> Self {
-        Self { share_percent: 50, few: 2, hold: Duration::from_secs(30), confirm_after: Duration::from_secs(10) }
-    }
-}
 
 /// What is gone of one kind, or of one upstream's endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +29,19 @@ pub struct Gone {
     pub of: usize,
 }
 
+/// Of so many kinds and upstreams it is told what is gone; of the others, how many they are.
+const TOLD_MAX: usize = 8;
+
+/// What is gone, in a few words: `3 of 4 routes, 8 of 9 endpoints of upstream `web``.
+#[must_use]
+pub fn tell(gone: &[Gone]) -> String {
+    let what: Vec<String> = gone.iter().take(TOLD_MAX).map(ToString::to_string).collect();
+    match gone.len().saturating_sub(TOLD_MAX) {
+        0 => what.join(", "),
+        more => format!("{}, and of {more} more", what.join(", ")),
+    }
+}
+
 impl std::fmt::Display for Gone {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let plural = if self.of == 1 { "" } else { "s" };
@@ -56,19 +50,15 @@ impl std::fmt::Display for Gone {
     }
 }
 
-impl Guard {
-    /// Whether what is missing in `after` is held.
-    #[must_use]
-    pub fn holds(&self, before: &Snapshot, after: &Snapshot) -> bool {
-        after.removals == Removals::Inferred && gone(before, after).iter().any(|gone| self.is_too_much(gone))
-    }
-
-    fn is_too_much(&self, gone: &Gone) -> bool {
-        gone.names.len() > self.few && gone.names.len() * 100 > gone.of * usize::from(self.share_percent)
-    }
+/// Whether so much of `before` is missing in `after` that it is held.
+#[must_use]
+pub fn is_too_much(protection: &Protection, before: &Snapshot, after: &Snapshot) -> bool {
+    let is_too_much =
+        |gone: &Gone| gone.names.len() > protection.gone_few && gone.names.len() * 100 > gone.of * usize::from(protection.gone_percent);
+    after.removals == Removals::Inferred && gone(before, after).iter().any(is_too_much)
 }
 
-/// What `before` has and `after` has not. Endpoints are those with keys of their own; of an upstream that is gone they are not told.
+/// What `before` has and `after` has not. Endpoints are those with keys of their own.
 #[must_use]
 pub fn gone(before: &Snapshot, after: &Snapshot) -> Vec<Gone> {
     let mut all = Vec::new();
@@ -83,9 +73,11 @@ pub fn gone(before: &Snapshot, after: &Snapshot) -> Vec<Gone> {
     add(Kind::Upstream, None, missing(&before.upstreams, &after.upstreams), before.upstreams.len());
     add(Kind::Middleware, None, missing(&before.middlewares, &after.middlewares), before.middlewares.len());
     add(Kind::Certificate, None, missing(&before.certificates, &after.certificates), before.certificates.len());
-    for (name, before) in &before.upstreams {
-        let Some(after) = after.upstreams.get(name).filter(|after| !Arc::ptr_eq(before, after)) else { continue };
-        add(Kind::Endpoint, Some(name), missing(&before.endpoints, &after.endpoints), before.endpoints.len());
+    let none = BTreeMap::new();
+    for change in changes(&before.upstreams, &after.upstreams) {
+        let Some(was) = change.before.map(|upstream| &upstream.endpoints) else { continue };
+        let is = change.after.map_or(&none, |upstream| &upstream.endpoints);
+        add(Kind::Endpoint, Some(change.name), missing(was, is), was.len());
     }
     all
 }
@@ -196,20 +188,20 @@ mod tests {
 
         #[test]
         fn only_much_that_nobody_deleted_is_held(before in keys(), after in keys()) {
-            let guard = Guard::default();
+            let protection = Protection::default();
             let (old, new) = (snapshot(&before, 80, Removals::Inferred), snapshot(&after, 80, Removals::Inferred));
             let too_much = |gone: usize, of: usize| gone > 2 && 2 * gone > of;
             let upstreams = |keys: &Keys| keys.1.iter().map(|(upstream, _)| *upstream).collect::<BTreeSet<_>>();
             let of = |keys: &Keys, upstream: u8| keys.1.iter().filter(|key| key.0 == upstream).copied().collect::<BTreeSet<_>>();
             let (had, has) = (upstreams(&before), upstreams(&after));
-            let is_one_cut = had.intersection(&has).any(|upstream| {
+            let is_one_cut = had.iter().any(|upstream| {
                 let (had, has) = (of(&before, *upstream), of(&after, *upstream));
                 too_much((&had - &has).len(), had.len())
             });
             let expected = too_much((&before.0 - &after.0).len(), before.0.len()) || too_much((&had - &has).len(), had.len()) || is_one_cut;
-            prop_assert_eq!(guard.holds(&old, &new), expected);
-            prop_assert!(!guard.holds(&old, &snapshot(&after, 80, Removals::Explicit)));
-            prop_assert!(!guard.holds(&old, &old));
+            prop_assert_eq!(is_too_much(&protection, &old, &new), expected);
+            prop_assert!(!is_too_much(&protection, &old, &snapshot(&after, 80, Removals::Explicit)));
+            prop_assert!(!is_too_much(&protection, &old, &old));
         }
     }
 

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`supervise`] | runs providers, retries them |
 //! | [`feed`] | what each published last, and how it is doing |
-//! | [`guard`] | holds back an update that would take away much at once |
+//! | [`protect`] | what is in force of what a provider says: [`guard`] holds back an update that would take away much at once, [`hold_down`] endpoints that come and go, [`grace`] keeps routes that are gone with their endpoints |
 //! | [`keep`] | the same on disk, for a start without the source; [`stored`]: as bytes |
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layouts that all stores share, ours and those of others |
 //! | [`consul`] | keys of a Consul agent's store |
@@ -34,13 +34,16 @@ pub mod etcd2;
 mod etcd2_mirror;
 pub mod feed;
 pub mod file;
+pub mod grace;
 pub mod guard;
+pub mod hold_down;
 mod http_client;
 pub mod keep;
 pub mod kv;
 pub mod labels;
 mod lookup;
 pub mod program;
+pub mod protect;
 pub mod resolve;
 pub mod stored;
 pub mod supervise;

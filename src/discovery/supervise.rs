@@ -15,10 +15,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::feed::{Feed, Inlet};
-use super::guard::Guard;
 use super::keep::{SnapshotDir, keep};
 use super::{Provider, ProviderError};
 use crate::backoff::{Backoff, random};
+use crate::config::protection::Protection;
 
 /// The wait after a provider's first failure. Short, because most failures are a connection that was closed and can be opened again.
 pub const RETRY_MIN: Duration = Duration::from_millis(50);
@@ -43,23 +43,23 @@ impl Supervisor {
     /// Outside of a tokio runtime.
     #[must_use = "dropping the supervisor stops its providers"]
     pub fn start(providers: Vec<Box<dyn Provider>>) -> Self {
-        Self::start_keeping(providers, Some(Guard::default()), None)
+        Self::start_keeping(providers, Protection::default(), None)
     }
 
-    /// The same with this guard, or none; and what providers of remote sources publish is kept in this directory, from where it serves
+    /// The same with this protection; and what providers of remote sources publish is kept in this directory, from where it serves
     /// when the source cannot be read at the next start.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
     #[must_use = "dropping the supervisor stops its providers"]
-    pub fn start_keeping(providers: Vec<Box<dyn Provider>>, guard: Option<Guard>, data_dir: Option<&Path>) -> Self {
+    pub fn start_keeping(providers: Vec<Box<dyn Provider>>, protection: Protection, data_dir: Option<&Path>) -> Self {
         let changed = Arc::new(Notify::new());
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let kept = data_dir.map(|path| SnapshotDir::open(path).map(Arc::new));
         let mut feeds = Vec::with_capacity(providers.len());
         for provider in providers {
-            let feed = Arc::new(Feed::new(provider.name().clone(), guard, changed.clone()));
+            let feed = Arc::new(Feed::new(provider.name().clone(), protection, changed.clone()));
             match (provider.source(), &kept) {
                 (Some(source), Some(Ok(dir))) => drop(tasks.spawn(keep(feed.clone(), dir.clone(), source, stop.clone()))),
                 (Some(_), Some(Err(error))) => feed.not_kept(Some(error.clone())),
@@ -81,9 +81,9 @@ impl Supervisor {
     /// Waits until a feed has published, or its [`FeedState`](super::FeedState) became another, since this was last awaited.
     ///
     /// For one caller, which reads all feeds afterwards: any number of changes wakes it once, and one that comes between two calls
-    /// is not lost. Dropping the future loses nothing either. What feeds hold is let go in here when its time is up.
+    /// is not lost. Dropping the future loses nothing either. What becomes of feeds as time passes is done in here.
     pub async fn changed(&self) {
-        let next = self.feeds.iter().filter_map(|feed| feed.held_until()).min();
+        let next = self.feeds.iter().filter_map(|feed| feed.due()).min();
         let is_due = async {
             match next {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -92,7 +92,7 @@ impl Supervisor {
         };
         tokio::select! {
             () = self.changed.notified() => {}
-            () = is_due => self.feeds.iter().for_each(|feed| feed.release_due(Instant::now())),
+            () = is_due => self.feeds.iter().for_each(|feed| feed.pass_time(Instant::now())),
         }
     }
 

@@ -28,6 +28,10 @@ impl Fault {
     }
 }
 
+/// When a client may ask again that was refused for want of endpoints, in seconds (RFC 9110, section 10.2.3): they are likely to be
+/// starting.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
 /// Why a request could not be answered by an endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
@@ -61,9 +65,13 @@ impl Failure {
         Self { fault: Fault::Upstream, status: StatusCode::GATEWAY_TIMEOUT, cause: "route_timeout", detail }
     }
 
-    /// What the client sees: the status and its reason, as plain text.
+    /// What the client sees: the status and its reason, as plain text; and when to ask again, if it is for want of endpoints.
     pub(crate) fn response(&self) -> Response<Bytes> {
-        plain(self.status)
+        let mut response = plain(self.status);
+        if (self.fault, self.status) == (Fault::Config, StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
     }
 }
 

@@ -106,7 +106,8 @@ async fn when_no_endpoint_is_left() {
     proxy.update(|config| config.upstreams.values_mut().for_each(|upstream| upstream.endpoints.clear())).await;
     for request in [GET, POST, GET] {
         client.send(request).await;
-        assert_eq!(client.response().await.status(), 503);
+        let response = client.response().await;
+        assert_eq!((response.status(), response.header("retry-after")), (503, Some("5")));
     }
 }
 
