@@ -37,8 +37,8 @@ pub struct FileConfig {
     pub server: ServerConfig,
     /// Where `[server]` is, if it is there.
     pub server_origin: Option<Origin>,
-    /// `[providers.NAME]`, without those that are among the `problems`.
-    pub providers: BTreeMap<Name, ProviderConfig>,
+    /// `[providers.NAME]`, without those that are among the `problems`. In the order in which they are written: that in which they count.
+    pub providers: Vec<(Name, ProviderConfig)>,
     /// The objects, and the keys and tables that belong to none.
     pub snapshot: Snapshot,
     /// What is wrong with `server` and `providers`. They are read once, at the start, which should not go on with any of these.
@@ -52,7 +52,7 @@ impl FileConfig {
         Self {
             server: ServerConfig::default(),
             server_origin: None,
-            providers: BTreeMap::new(),
+            providers: Vec::new(),
             snapshot: Snapshot::empty(seen_at),
             problems: Vec::new(),
         }
@@ -219,11 +219,13 @@ impl FileDecoder<'_> {
         self.named(table, problems).into_iter().map(entry).collect()
     }
 
-    fn providers(&self, table: &Node, problems: &mut Vec<Problem>) -> BTreeMap<Name, ProviderConfig> {
-        let mut providers = BTreeMap::new();
-        for (name, _, node) in self.named(table, problems) {
+    fn providers(&self, table: &Node, problems: &mut Vec<Problem>) -> Vec<(Name, ProviderConfig)> {
+        let mut written = self.named(table, problems);
+        written.sort_by_key(|(_, key, _)| key.span.start);
+        let mut providers = Vec::new();
+        for (name, _, node) in written {
             match provider(&name, node) {
-                Ok(provider) => drop(providers.insert(name, provider)),
+                Ok(provider) => providers.push((name, provider)),
                 Err(error) => problems.push(self.problem(error)),
             }
         }
@@ -365,11 +367,13 @@ upstream = 'a'
 
     #[test]
     fn providers_are_told_apart_by_type_or_name() {
-        let text = "[providers.etcd]\nendpoints = ['http://e:2379']\n[providers.more]\ntype = 'file'\npath = 'x'";
+        let text = "[providers.more]\ntype = 'file'\npath = 'x'\n[providers.etcd]\nendpoints = ['http://e:2379']";
         let config = file(text).unwrap();
         assert!(config.problems.is_empty(), "{:?}", config.problems);
-        assert!(matches!(config.providers["etcd"], ProviderConfig::Etcd(_)));
-        assert!(matches!(config.providers["more"], ProviderConfig::File(_)));
+        let [(more, ProviderConfig::File(_)), (etcd, ProviderConfig::Etcd(_))] = config.providers.as_slice() else {
+            panic!("not as written: {:?}", config.providers)
+        };
+        assert_eq!((more.as_str(), etcd.as_str()), ("more", "etcd"));
     }
 
     #[test]

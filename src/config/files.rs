@@ -226,10 +226,10 @@ fn merge(merged: &mut FileConfig, file: &FileConfig, path: &Path) {
         (_, None) => {}
     }
     for (name, provider) in &file.providers {
-        if merged.providers.contains_key(name) {
+        if merged.providers.iter().any(|(known, _)| known == name) {
             merged.problems.push(Problem::error(format!("provider `{name}` of {} is in an earlier file as well", path.display())));
         } else {
-            merged.providers.insert(name.clone(), provider.clone());
+            merged.providers.push((name.clone(), provider.clone()));
         }
     }
     merge_snapshot(&mut merged.snapshot, &file.snapshot);

@@ -4,7 +4,7 @@
 //! Which directories those are changes with the links (`trace`), so it is looked up again before each read. After each change
 //! everything is read again: what did not change stays the same `Arc`s ([`Files`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -37,7 +37,7 @@ pub struct FileProvider {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Settings {
     server: ServerConfig,
-    providers: BTreeMap<Name, ProviderConfig>,
+    providers: Vec<(Name, ProviderConfig)>,
 }
 
 impl Settings {

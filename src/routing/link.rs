@@ -14,9 +14,9 @@ use super::table::{InlineStep, Object, Objects, OwnSteps, RoutingTable, Settled}
 use super::upstream::Upstream;
 use crate::config::listener::{ListenerProtocol, ListenerTls, TlsVersion};
 use crate::config::problem::{Kind, ObjectId};
-use crate::config::{self, Entry, MiddlewareRef, Problem};
+use crate::config::{self, Entry, MiddlewareRef, Origin, Problem};
 use crate::metrics::RouteMetrics;
-use crate::middleware::Step;
+use crate::middleware::{Middleware, Step};
 use crate::names::Name;
 use crate::suggest;
 
@@ -96,7 +96,7 @@ impl Linking<'_> {
     fn steps(&self, own: &OwnSteps) -> Result<Vec<Arc<dyn Step>>, String> {
         let step = |step: &InlineStep| match step {
             InlineStep::Own(step) => Ok(step.clone()),
-            InlineStep::Shared(name) => match self.settled.middlewares.get(name) {
+            InlineStep::Shared(name) => match self.middleware(name) {
                 Some(shared) => Ok((*shared.built).clone()),
                 None => Err(missing(Kind::Middleware, name)),
             },
@@ -104,10 +104,14 @@ impl Linking<'_> {
         own.as_ref().map_err(String::clone)?.iter().map(step).collect()
     }
 
+    fn middleware(&self, name: &Name) -> Option<&Object<Middleware, Arc<dyn Step>>> {
+        find(&self.settled.middlewares, name, |middleware| Some(&middleware.entry.origin))
+    }
+
     fn target(&self, upstream: Option<&Name>, steps: &[Arc<dyn Step>]) -> Target {
         match upstream {
-            Some(name) => match self.upstreams.get(name) {
-                Some(upstream) => Target::Upstream(upstream.clone()),
+            Some(name) => match find(&self.settled.upstreams, name, |upstream| upstream.entry.origin()) {
+                Some(upstream) => Target::Upstream(upstream.built.clone()),
                 None => Target::Closed(missing(Kind::Upstream, name).into()),
             },
             None if steps.iter().any(|step| step.always_responds()) => Target::Answered,
@@ -202,7 +206,7 @@ impl Linking<'_> {
         }
         let mut chosen = Vec::new();
         for certificate in &tls.certificates {
-            match settled.certificates.get(certificate) {
+            match find(&settled.certificates, certificate, |certificate| Some(&certificate.entry.origin)) {
                 Some(found) => chosen.push(found.built.clone()),
                 None => {
                     let problem = about(Problem::error(missing(Kind::Certificate, certificate)));
@@ -219,7 +223,7 @@ impl Linking<'_> {
     fn meant_by_route(&mut self, route: &config::Route) -> Option<String> {
         let middlewares = &self.settled.middlewares;
         let is_missing =
-            |middleware: &'_ &MiddlewareRef| matches!(middleware, MiddlewareRef::Shared(name) if !middlewares.contains_key(name));
+            |middleware: &'_ &MiddlewareRef| matches!(middleware, MiddlewareRef::Shared(name) if self.middleware(name).is_none());
         match (route.middlewares.iter().find(is_missing), &route.upstream) {
             (Some(MiddlewareRef::Shared(name)), _) => self.meant(name, middlewares.keys()),
             (_, Some(name)) if !self.upstreams.contains_key(name) => self.meant(name, self.upstreams.keys()),
@@ -236,6 +240,14 @@ impl Linking<'_> {
         }
         suggest::nearest(wanted.as_str(), known.map(Name::as_str)).map(|meant| format!("did you mean `{meant}`?"))
     }
+}
+
+/// The object of this name. `NAME@PROVIDER` is the one that this provider has.
+fn find<'a, T>(all: &'a BTreeMap<Name, T>, name: &Name, origin: impl Fn(&T) -> Option<&Origin>) -> Option<&'a T> {
+    all.get(name).or_else(|| {
+        let (plain, provider) = name.as_str().rsplit_once('@')?;
+        all.get(plain).filter(|object| origin(object).is_some_and(|origin| origin.provider.as_str() == provider))
+    })
 }
 
 fn missing(kind: Kind, name: &Name) -> String {

@@ -107,7 +107,7 @@ async fn when_no_endpoint_is_left() {
     for request in [GET, POST, GET] {
         client.send(request).await;
         let response = client.response().await;
-        assert_eq!((response.status(), response.header("retry-after")), (503, Some("5")));
+        assert_eq!((response.status(), response.field("retry-after")), (503, Some("5")));
     }
 }
 
