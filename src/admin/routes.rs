@@ -1,9 +1,11 @@
 //! `/api/v1/routes`: where requests and connections go.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::table::age;
 use crate::config::{MiddlewareRef, Origin, Route, TcpRoute};
 use crate::middleware::Middleware;
 use crate::names::Name;
@@ -12,7 +14,7 @@ use crate::routing::route::Target;
 use crate::routing::table::Configured;
 
 /// Where requests and connections go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoutesView {
     /// The generation of the table.
     pub generation: u64,
@@ -23,7 +25,7 @@ pub struct RoutesView {
 }
 
 /// An HTTP route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouteView {
     /// Its name.
     pub name: Name,
@@ -45,6 +47,8 @@ pub struct RouteView {
     pub origin: Origin,
     /// The generation of its last change.
     pub since_generation: u64,
+    /// How long ago that was seen in its source.
+    pub since_seconds: f64,
 }
 
 /// A middleware of a route. What it is set to is not told: it may be secret.
@@ -59,7 +63,7 @@ pub struct MiddlewareView {
 }
 
 /// A TCP route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TcpRouteView {
     /// Its name.
     pub name: Name,
@@ -74,6 +78,8 @@ pub struct TcpRouteView {
     pub origin: Origin,
     /// The generation of its last change.
     pub since_generation: u64,
+    /// How long ago that was seen in its source.
+    pub since_seconds: f64,
 }
 
 impl RoutesView {
@@ -99,7 +105,8 @@ impl RouteView {
             middlewares: route.value.middlewares.iter().map(|middleware| MiddlewareView::of(middleware, shared)).collect(),
             closed: target.and_then(closed),
             origin: route.origin.clone(),
-            since_generation: route.since,
+            since_generation: route.since.generation,
+            since_seconds: age(route.since.seen_at, Instant::now()),
         }
     }
 }
@@ -118,7 +125,8 @@ impl TcpRouteView {
             upstream: route.value.upstream.clone(),
             closed,
             origin: route.origin.clone(),
-            since_generation: route.since,
+            since_generation: route.since.generation,
+            since_seconds: age(route.since.seen_at, Instant::now()),
         }
     }
 }

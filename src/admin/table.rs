@@ -1,13 +1,14 @@
 //! `/api/v1/table`: what is in force, where it came from, and what is wrong with it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Problem;
 use crate::config::listener::ListenerProtocol;
 use crate::config::problem::Kind;
+use crate::config::{Origin, Problem};
 use crate::control::status::{ListenerStatus, Status};
 use crate::discovery::guard::Gone;
 use crate::discovery::protect::HeldStatus;
@@ -124,6 +125,9 @@ pub struct ListenerView {
     /// Why it is not open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Where it was read. None: it is gone from the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// A problem, as data and as people read it.
@@ -142,7 +146,7 @@ impl TableView {
         Self {
             generation: table.generation,
             providers: status.feeds().iter().map(|feed| ProviderView::of(feed, now)).collect(),
-            listeners: status.listeners().iter().map(|(name, listener)| ListenerView::of(name, listener, &table)).collect(),
+            listeners: ListenerView::all(status, &table),
             problems: status.problems().into_iter().map(ProblemView::of).collect(),
         }
     }
@@ -189,7 +193,12 @@ impl HeldView {
 }
 
 impl ListenerView {
-    fn of(name: &Name, status: &ListenerStatus, table: &RoutingTable) -> Self {
+    fn all(status: &Status, table: &RoutingTable) -> Vec<Self> {
+        let origins: BTreeMap<&Name, &Origin> = table.configured_listeners().map(|listener| (listener.name, listener.origin)).collect();
+        status.listeners().iter().map(|(name, status)| Self::of(name, status, table, origins.get(name).copied())).collect()
+    }
+
+    fn of(name: &Name, status: &ListenerStatus, table: &RoutingTable, origin: Option<&Origin>) -> Self {
         Self {
             name: name.clone(),
             address: status.address,
@@ -197,6 +206,7 @@ impl ListenerView {
             tls: table.listeners.get(name).is_some_and(|listener| listener.tls.is_some()),
             bound: status.bound,
             error: status.error.clone(),
+            origin: origin.cloned(),
         }
     }
 }
@@ -208,7 +218,7 @@ impl ProblemView {
 }
 
 /// Seconds since `at`, to the millisecond.
-fn age(at: Instant, now: Instant) -> f64 {
+pub(super) fn age(at: Instant, now: Instant) -> f64 {
     millis(now.saturating_duration_since(at))
 }
 

@@ -1,10 +1,11 @@
 //! `/api/v1/upstreams`: endpoints and how they are.
 
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::table::age;
 use crate::balance::Policy;
 use crate::config::Origin;
 use crate::config::upstream::UpstreamProtocol;
@@ -43,6 +44,8 @@ pub struct UpstreamView {
     pub origin: Option<Origin>,
     /// The generation of its last change.
     pub since_generation: u64,
+    /// How long ago that was seen in its source.
+    pub since_seconds: f64,
     /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
 }
@@ -64,6 +67,9 @@ pub struct EndpointView {
     pub changed: Option<ChangeView>,
     /// Requests and connections in flight to it.
     pub in_flight: u32,
+    /// Where it was read, if under a key of its own: else where the upstream was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// The last change of an endpoint's health.
@@ -87,22 +93,27 @@ impl UpstreamsView {
 
 impl UpstreamView {
     fn of(upstream: &Upstream, table: &RoutingTable, now: SystemTime) -> Self {
-        let (origin, since) = table.upstream_origin(&upstream.name).unwrap_or_default();
+        let read = table.upstream_read(&upstream.name);
+        let endpoint = |endpoint: &Endpoint| {
+            let own = endpoint.id.as_ref().zip(read).and_then(|(id, (read, _))| read.endpoints.get(id));
+            EndpointView::of(endpoint, own.map(|own| &own.origin), now)
+        };
         Self {
             name: upstream.name.clone(),
             balance: upstream.settings.balance.clone(),
             sticky_cookie: upstream.settings.sticky.as_ref().map(|sticky| sticky.cookie.clone()),
             protocol: upstream.transport.protocol,
             tls: upstream.transport.tls.is_some(),
-            origin: origin.cloned(),
-            since_generation: since,
-            endpoints: upstream.endpoints.iter().map(|endpoint| EndpointView::of(endpoint, now)).collect(),
+            origin: read.and_then(|(read, _)| Some(read.settings.as_ref()?.origin.clone())),
+            since_generation: read.map_or(0, |(_, since)| since.generation),
+            since_seconds: read.map_or(0.0, |(_, since)| age(since.seen_at, Instant::now())),
+            endpoints: upstream.endpoints.iter().map(endpoint).collect(),
         }
     }
 }
 
 impl EndpointView {
-    fn of(endpoint: &Endpoint, now: SystemTime) -> Self {
+    fn of(endpoint: &Endpoint, origin: Option<&Origin>, now: SystemTime) -> Self {
         Self {
             address: endpoint.address,
             id: endpoint.id.clone(),
@@ -110,6 +121,7 @@ impl EndpointView {
             health: endpoint.state.health(),
             changed: endpoint.state.last_change().map(|change| ChangeView::of(change, now)),
             in_flight: endpoint.state.in_flight(),
+            origin: origin.cloned(),
         }
     }
 }

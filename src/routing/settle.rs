@@ -9,7 +9,7 @@ use super::compile::Context;
 use super::endpoint::{Endpoint, EndpointState};
 use super::in_order::InOrder;
 use super::sticky::StickyTable;
-use super::table::{InlineStep, Object, Objects, OwnSteps, Settled, SettledUpstream};
+use super::table::{InlineStep, Object, Objects, OwnSteps, Settled, SettledUpstream, Since};
 use super::transport::build_transport;
 use super::upstream::Upstream;
 use crate::balance::Balancer;
@@ -21,7 +21,8 @@ use crate::names::Name;
 
 /// Settles all objects of `snapshot`. What is wrong with them comes after what is wrong beside them.
 pub(super) fn settle(snapshot: &Snapshot, previous: &Settled, generation: u64, context: &Context) -> (Settled, Vec<Problem>) {
-    let mut settling = Settling { generation, context, problems: snapshot.problems.clone() };
+    let since = Since { generation, seen_at: snapshot.seen_at };
+    let mut settling = Settling { since, context, problems: snapshot.problems.clone() };
     let settled = Settled {
         listeners: settling.section(Kind::Listener, &snapshot.listeners, &previous.listeners, |it, _| it.check()),
         certificates: settling
@@ -36,7 +37,8 @@ pub(super) fn settle(snapshot: &Snapshot, previous: &Settled, generation: u64, c
 }
 
 struct Settling<'a> {
-    generation: u64,
+    /// Of what changes now.
+    since: Since,
     context: &'a Context,
     problems: Vec<Problem>,
 }
@@ -74,10 +76,10 @@ impl Settling<'_> {
             Err(problem) => Err(problem.clone()),
         };
         match built {
-            Ok(built) => Some(Object { entry: entry.clone(), built: Arc::new(built), since: self.generation }),
+            Ok(built) => Some(Object { entry: entry.clone(), built: Arc::new(built), since: self.since }),
             Err(mut problem) => {
                 problem.origin.get_or_insert_with(|| entry.origin.clone());
-                let effect = effect(kind, name, last_good.map(|good| good.since));
+                let effect = effect(kind, name, last_good.map(|good| good.since.generation));
                 self.problems.push(problem.about(ObjectId::new(kind, name)).effect(effect));
                 last_good.cloned()
             }
@@ -139,7 +141,7 @@ impl Settling<'_> {
             return Ok(SettledUpstream { read, entry, ..same.clone() });
         }
         let built = Arc::new(build_upstream(name, &entry, last_good.map(|good| &*good.built), self.context)?);
-        Ok(SettledUpstream { read, entry, built, since: self.generation, problems: Arc::new([]) })
+        Ok(SettledUpstream { read, entry, built, since: self.since, problems: Arc::new([]) })
     }
 }
 
@@ -170,7 +172,10 @@ fn effect(kind: Kind, name: &Name, since: Option<u64>) -> String {
 fn settings_effect(name: &Name, last_good: Option<&SettledUpstream>) -> String {
     match last_good {
         Some(good) => {
-            format!("upstream `{name}` keeps the settings it has had since generation {}; its endpoints are unaffected", good.since)
+            format!(
+                "upstream `{name}` keeps the settings it has had since generation {}; its endpoints are unaffected",
+                good.since.generation
+            )
         }
         None => effect(Kind::Upstream, name, None),
     }

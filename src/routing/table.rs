@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::certificates::Certificate;
 use super::conflict::Conflict;
@@ -61,12 +62,26 @@ impl RoutingTable {
         configured(&self.settled.middlewares)
     }
 
-    /// Where an upstream was read, and the generation of its last change.
-    #[must_use]
-    pub fn upstream_origin(&self, name: &Name) -> Option<(Option<&Origin>, u64)> {
-        let object = self.settled.upstreams.get(name)?;
-        Some((object.entry.settings.as_ref().map(|settings| &settings.origin), object.since))
+    /// The listeners as they are configured.
+    pub fn configured_listeners(&self) -> impl Iterator<Item = Configured<'_, config::Listener>> {
+        configured(&self.settled.listeners)
     }
+
+    /// An upstream as it was read, and since when it is so.
+    #[must_use]
+    pub fn upstream_read(&self, name: &Name) -> Option<(&config::snapshot::UpstreamEntry, Since)> {
+        let object = self.settled.upstreams.get(name)?;
+        Some((&object.entry, object.since))
+    }
+}
+
+/// The last change of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Since {
+    /// The generation that it came with.
+    pub generation: u64,
+    /// When it was seen in its source.
+    pub seen_at: Instant,
 }
 
 /// An object as it is configured.
@@ -76,8 +91,8 @@ pub struct Configured<'a, T> {
     pub name: &'a Name,
     /// Where it was read.
     pub origin: &'a Origin,
-    /// The generation of its last change.
-    pub since: u64,
+    /// Its last change.
+    pub since: Since,
     /// The object.
     pub value: &'a T,
 }
@@ -109,8 +124,8 @@ pub(super) struct Object<T, B> {
     /// Invariant: holds a value, not a problem.
     pub(super) entry: Arc<config::Entry<T>>,
     pub(super) built: Arc<B>,
-    /// The generation of its last change.
-    pub(super) since: u64,
+    /// Its last change.
+    pub(super) since: Since,
 }
 
 impl<T, B> Clone for Object<T, B> {
@@ -139,7 +154,7 @@ pub(super) struct SettledUpstream {
     /// Without the bad parts. Invariant: holds values, not problems.
     pub(super) entry: Arc<config::snapshot::UpstreamEntry>,
     pub(super) built: Arc<Upstream>,
-    pub(super) since: u64,
+    pub(super) since: Since,
     /// What is wrong with it, as read last.
     pub(super) problems: Arc<[Problem]>,
 }
