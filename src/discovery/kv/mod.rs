@@ -22,6 +22,7 @@
 //! |---|---|
 //! | `nuncio`, `services`, `vulcand` | a layout each: where a key belongs |
 //! | `written`, [`dialect`], `json` | a value: into our objects; into an instance, whoever wrote it; as Go reads JSON |
+//! | `nerve` | names of znodes that are values at once |
 //! | `groups` | keys of others that make an upstream or a route together |
 //! | `objects`, `strays` | what the tree holds: objects; keys that belong to none |
 //!
@@ -44,6 +45,7 @@ use crate::names::Name;
 pub mod dialect;
 mod groups;
 mod json;
+mod nerve;
 mod nuncio;
 mod objects;
 mod services;
@@ -113,6 +115,19 @@ impl Tree {
         self.put_piece(pair, None) | self.settle()
     }
 
+    /// Takes over a key whose value could not be had: a problem that says `why` stands in its object's place. Whether that changes the
+    /// snapshot.
+    pub fn put_unreadable(&mut self, key: &[u8], why: &str, revision: u64) -> bool {
+        self.put_value(key, Err(why), revision, None) | self.settle()
+    }
+
+    /// Whether the key says all that its value could: nobody needs to read that.
+    #[must_use]
+    pub fn is_told_by_key(&self, key: &[u8]) -> bool {
+        let name = key.rsplit(|byte| *byte == b'/').next().and_then(|name| str::from_utf8(name).ok());
+        self.layout.kind == LayoutKind::Services && name.is_some_and(nerve::is_telling)
+    }
+
     /// Takes over a key that was deleted. Whether that changes the snapshot.
     pub fn delete(&mut self, key: &[u8]) -> bool {
         let is_changed = match below(&self.prefix, key) {
@@ -163,28 +178,34 @@ impl Tree {
 
     /// Takes over a key, read at `place` if that is not the key itself, and leaves the objects that are made of several to [`Tree::settle`]. Whether that changed any object.
     fn put_piece(&mut self, pair: Pair<'_>, place: Option<Place>) -> bool {
-        let put = match below(&self.prefix, pair.key) {
-            Ok(Some(path)) => self.put_located(path, pair, place),
+        self.put_value(pair.key, Ok(pair.value), pair.revision, place)
+    }
+
+    fn put_value(&mut self, key: &[u8], value: Result<&[u8], &str>, revision: u64, place: Option<Place>) -> bool {
+        let put = match below(&self.prefix, key) {
+            Ok(Some(path)) => self.put_located(path, value, revision, place),
             Ok(None) => return false,
             Err(stray) => Err(stray),
         };
         put.unwrap_or_else(|stray| {
-            let shown = pair.key.get(..KEY_BYTES_MAX).unwrap_or(pair.key);
-            let origin = self.origin(&String::from_utf8_lossy(shown), pair.revision);
-            self.strays.put(pair.key, stray.problem().at(origin))
+            let stray = value.err().map_or(stray, Stray::new);
+            let shown = key.get(..KEY_BYTES_MAX).unwrap_or(key);
+            let origin = self.origin(&String::from_utf8_lossy(shown), revision);
+            self.strays.put(key, stray.problem().at(origin))
         })
     }
 
-    fn put_located(&mut self, path: &str, pair: Pair<'_>, place: Option<Place>) -> Result<bool, Stray> {
+    fn put_located(&mut self, path: &str, value: Result<&[u8], &str>, revision: u64, place: Option<Place>) -> Result<bool, Stray> {
         let origin = match place {
             Some(place) => Origin { provider: self.provider.clone(), place },
-            None => self.origin(&format!("{}{path}", self.prefix), pair.revision),
+            None => self.origin(&format!("{}{path}", self.prefix), revision),
         };
-        let written = Written { value: pair.value, origin };
+        let written = Written { value, origin };
         match self.layout.kind {
             LayoutKind::Nuncio => Ok(self.objects.put(nuncio::locate(&self.prefix, path)?, written)),
             LayoutKind::Services => {
                 if let Some(located) = services::locate(&self.prefix, path)? {
+                    let written = Written { value: located.value.as_deref().map_or(value, Ok), ..written };
                     let instance = written.instance(&located.upstream, &located.id);
                     self.groups.put_instance(located.service, located.upstream, located.id, instance);
                 }

@@ -4,7 +4,12 @@
 //! may nest, as in SkyDNS: everything above the instance is the service's name, `com/example/web`. What a name of ours may not hold is
 //! escaped as in URLs: that upstream is `com%2Fexample%2Fweb`. Keys with a segment that starts with `_` are hidden, as they were in
 //! etcd v2, where registrars keep what is not for others.
+//!
+//! nerve registers an instance again and again under numbers: in etcd as `SERVICE/INSTANCE/{20 digits}`, where the digits are the key's
+//! and not an instance of a service `SERVICE/INSTANCE`; in ZooKeeper as `SERVICE/INSTANCE_{10 digits}`, or with all that the value would
+//! say in the name, see `nerve`.
 
+use super::nerve;
 use super::strays::Stray;
 use crate::config::providers::clean_name;
 use crate::names::Name;
@@ -16,7 +21,12 @@ pub(super) struct Located<'a> {
     pub(super) service: &'a str,
     pub(super) upstream: Name,
     pub(super) id: Name,
+    /// What the key says in the place of its value.
+    pub(super) value: Option<Vec<u8>>,
 }
+
+/// How many digits the numbers of etcd v2's in-order keys have.
+const NUMBER_DIGITS: usize = 20;
 
 /// Where the key `{prefix}{path}` belongs. None: it is hidden.
 pub(super) fn locate<'a>(prefix: &str, path: &'a str) -> Result<Option<Located<'a>>, Stray> {
@@ -30,9 +40,20 @@ pub(super) fn locate<'a>(prefix: &str, path: &'a str) -> Result<Option<Located<'
     if service.split('/').any(str::is_empty) {
         return Err(Stray::new("a folder in the key has no name").help(help()));
     }
+    let telling = nerve::read(id).transpose().map_err(Stray::new)?;
+    let (service, id, value) = match (telling, service.rsplit_once('/')) {
+        (Some(telling), _) => (service, telling.id, Some(telling.value)),
+        (None, Some((service, instance))) if is_number(id) => (service, format!("{instance}_{id}"), None),
+        (None, _) => (service, id.to_owned(), None),
+    };
     let upstream = clean_name(service).map_err(Stray::new)?;
-    let id = clean_name(id).map_err(Stray::new)?;
-    Ok(Some(Located { service, upstream, id }))
+    let id = clean_name(&id).map_err(Stray::new)?;
+    Ok(Some(Located { service, upstream, id, value }))
+}
+
+/// Whether it is the number of an in-order key.
+fn is_number(id: &str) -> bool {
+    id.len() == NUMBER_DIGITS && id.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -101,6 +122,45 @@ mod tests {
         let now = snapshot(&tree);
         assert!(now.upstreams["web"].endpoints.is_empty() && now.routes.contains_key("web"));
         assert!(now.upstreams["web"].settings.as_ref().is_some_and(|settings| settings.value.is_ok()));
+    }
+
+    #[test]
+    fn what_nerve_writes() {
+        let mut tree = tree();
+        let json = r#"{"host":"10.0.0.2","port":3000,"name":"i-1","weight":5}"#;
+        assert!(put(&mut tree, "/services/web/i-1/00000000000000001112", json));
+        assert!(put(&mut tree, "/services/web/i-2_0000000003", &json.replace("0.2", "0.3")));
+        let telling = "/services/web/base64_48_eyJob3N0IjoiMTAuMC4wLjQiLCJwb3J0IjozMDAwLCJuYW1l_0000000004";
+        assert!(put(&mut tree, telling, ""));
+        let whole = "/services/web/base64_60_eyJob3N0IjoiMTAuMC4wLjUiLCJwb3J0IjozMDAwLCJuYW1lIjoiaS0zIn0=_0000000005";
+        assert!(tree.is_told_by_key(whole.as_bytes()) && !tree.is_told_by_key(b"/services/base64_x/i-1"));
+        assert!(put(&mut tree, whole, ""));
+        let now = snapshot(&tree);
+        let expected = ["i-1_00000000000000001112=10.0.0.2:3000", "i-2_0000000003=10.0.0.3:3000", "i-3_0000000005=10.0.0.5:3000"];
+        assert_eq!(addresses(&now, "web"), expected);
+        assert!(now.upstreams["web"].endpoints["instance_0000000004"].problem().unwrap().message.contains("not JSON"));
+        assert!(put(&mut tree, "/services/web/base64_x", "") && snapshot(&tree).problems[0].message.contains("nerve's form"));
+        for key in ["i-1/00000000000000001112", "i-2_0000000003", "base64_x"] {
+            assert!(tree.delete(format!("/services/web/{key}").as_bytes()), "{key}");
+        }
+        assert!(tree.delete(whole.as_bytes()) && tree.delete(telling.as_bytes()));
+        let now = snapshot(&tree);
+        assert!(now.upstreams.is_empty() && now.problems.is_empty());
+        // A number right below the service is an instance.
+        put(&mut tree, "/services/web/00000000000000001112", json);
+        assert_eq!(addresses(&snapshot(&tree), "web"), ["00000000000000001112=10.0.0.2:3000"]);
+    }
+
+    #[test]
+    fn a_value_that_could_not_be_had_is_a_problem_in_its_place() {
+        let mut tree = tree();
+        put(&mut tree, "/services/web/1", "10.0.0.1:80");
+        assert!(tree.put_unreadable(b"/services/web/1", "it may not be read", 2));
+        let now = snapshot(&tree);
+        let problem = now.upstreams["web"].endpoints["1"].problem().unwrap();
+        assert_eq!((problem.message.as_str(), problem.object.is_some()), ("it may not be read", true));
+        assert!(!tree.put_unreadable(b"/services/web/1", "it may not be read", 3));
+        assert!(put(&mut tree, "/services/web/1", "10.0.0.1:80"));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::names::Name;
 
 /// A value that was written under the key of an object.
 pub(super) struct Written<'a> {
-    pub(super) value: &'a [u8],
+    /// Or why it could not be had.
+    pub(super) value: Result<&'a [u8], &'a str>,
     pub(super) origin: Origin,
 }
 
@@ -27,13 +28,14 @@ impl Written<'_> {
     /// In any dialect of registrators. None in the place of an instance that takes no traffic.
     pub(super) fn instance(self, upstream: &Name, id: &Name) -> Entry<Option<Instance>> {
         let object = ObjectId { kind: Kind::Endpoint, name: format!("{upstream}/{id}") };
-        let value = dialect::decode(self.value).map_err(|problem| problem.about(object).at(self.origin.clone()));
+        let value =
+            self.value.map_err(Problem::error).and_then(dialect::decode).map_err(|problem| problem.about(object).at(self.origin.clone()));
         Entry { origin: self.origin, value }
     }
 
     /// By a decoder of another layout.
     pub(super) fn foreign<T>(&self, object: ObjectId, decode: impl FnOnce(&[u8]) -> Result<T, Problem>) -> Entry<T> {
-        let value = decode(self.value).map_err(|problem| problem.about(object).at(self.origin.clone()));
+        let value = self.value.map_err(Problem::error).and_then(decode).map_err(|problem| problem.about(object).at(self.origin.clone()));
         Entry { origin: self.origin.clone(), value }
     }
 
@@ -46,9 +48,10 @@ impl Written<'_> {
     }
 
     fn text(&self) -> Result<&str, String> {
-        if self.value.len() > VALUE_BYTES_MAX {
-            return Err(format!("a value has at most {VALUE_BYTES_MAX} bytes, this one has {}", self.value.len()));
+        let value = self.value?;
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(format!("a value has at most {VALUE_BYTES_MAX} bytes, this one has {}", value.len()));
         }
-        str::from_utf8(self.value).map_err(|error| format!("the value is not UTF-8: byte {} does not belong there", error.valid_up_to()))
+        str::from_utf8(value).map_err(|error| format!("the value is not UTF-8: byte {} does not belong there", error.valid_up_to()))
     }
 }
