@@ -59,6 +59,7 @@ mod tests {
             "providers.consul",
             "providers.etcd.tls",
             "providers.file",
+            "providers.zookeeper",
             "listeners.x",
             "listeners.x.tls",
             "listeners.x.timeouts",

@@ -142,7 +142,7 @@ impl Connection {
         let failed = |cause| HttpError { doing: format!("connect to {server}"), cause };
         let target = Target::parse(server).map_err(failed)?;
         let connected = timed(CONNECT_TIMEOUT, connect(&target, tls)).await.map_err(failed)?;
-        let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake::<_, Empty<Bytes>>(connected);
+        let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake::<_, Empty<Bytes>>(TokioIo::new(connected));
         let (sender, driver) = handshake.await.map_err(|error| failed(Cause::Http(error)))?;
         let mut headers = HeaderMap::new();
         headers.insert(HOST, target.host_header().map_err(failed)?);
@@ -280,21 +280,30 @@ impl Target {
     }
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection, with TLS or without.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-async fn connect(target: &Target, tls: Option<&ClientTls>) -> Result<TokioIo<Box<dyn Io>>, Cause> {
+/// A connection to `authority`, host and port, for what is not HTTP. As in [`Connection::open`] with `tls`.
+pub(super) async fn dial(authority: &str, tls: Option<&ClientTls>) -> Result<Box<dyn Io>, HttpError> {
+    let failed = |cause| HttpError { doing: format!("connect to {authority}"), cause };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let target = Target::parse(&format!("{scheme}://{authority}")).map_err(failed)?;
+    timed(CONNECT_TIMEOUT, connect(&target, tls)).await.map_err(failed)
+}
+
+async fn connect(target: &Target, tls: Option<&ClientTls>) -> Result<Box<dyn Io>, Cause> {
     let tcp = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(Cause::Connect)?;
     tcp.set_nodelay(true).map_err(Cause::Connect)?;
     if !target.is_tls {
-        return Ok(TokioIo::new(Box::new(tcp)));
+        return Ok(Box::new(tcp));
     }
     let tls = tls.cloned().unwrap_or_default();
     let name = ServerName::try_from(tls.server_name.clone().unwrap_or_else(|| target.host.clone()));
     let name = name.map_err(|_| Cause::Tls("the host is neither a DNS name nor an IP address".into()))?;
     let config = client_config(&tls).await?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(Cause::Handshake)?;
-    Ok(TokioIo::new(Box::new(stream)))
+    Ok(Box::new(stream))
 }
 
 async fn client_config(tls: &ClientTls) -> Result<ClientConfig, Cause> {

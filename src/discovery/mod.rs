@@ -17,6 +17,7 @@
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
 //! | [`resolve`] | names of hosts and services, followed as they change; `lookup`: one question to a name server |
 //! | [`program`] | the program that embeds us |
+//! | [`zookeeper`] | znodes of a ZooKeeper ensemble: `zookeeper_session` and `zookeeper_wire` speak to a server, `zookeeper_mirror` knows what its events mean |
 //! | [`mod@file`] | a configuration file, or a directory of them; `trace`: what its path leads to |
 
 use std::future::Future;
@@ -48,6 +49,10 @@ pub mod resolve;
 pub mod stored;
 pub mod supervise;
 mod trace;
+pub mod zookeeper;
+mod zookeeper_mirror;
+mod zookeeper_session;
+mod zookeeper_wire;
 
 pub use consul::ConsulProvider;
 pub use docker::DockerProvider;
@@ -58,6 +63,7 @@ pub use lookup::NameServers;
 pub use program::{ProgramHandle, ProgramProvider};
 pub use resolve::Resolver;
 pub use supervise::Supervisor;
+pub use zookeeper::ZookeeperProvider;
 
 /// A source of routing configuration.
 pub trait Provider: Send + 'static {

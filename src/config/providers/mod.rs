@@ -10,6 +10,7 @@ mod file;
 mod layout;
 mod tls;
 mod url;
+mod zookeeper;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,7 @@ pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;
 pub use self::layout::{Layout, LayoutKind, RouteTemplate, clean_name};
 pub use self::tls::ClientTls;
+pub use self::zookeeper::ZookeeperConfig;
 use super::deserialize::DecodeError;
 use super::node::Node;
 use crate::suggest;
@@ -38,11 +40,13 @@ pub enum ProviderConfig {
     Etcd2(EtcdConfig),
     /// A file, or a directory of them.
     File(FileProviderConfig),
+    /// The znodes of a ZooKeeper ensemble.
+    Zookeeper(ZookeeperConfig),
 }
 
 impl ProviderConfig {
     /// The kinds of providers, as a table's name or its `type` says them.
-    pub(super) const KINDS: [&'static str; 5] = ["consul", "docker", "etcd", "etcd2", "file"];
+    pub(super) const KINDS: [&'static str; 6] = ["consul", "docker", "etcd", "etcd2", "file", "zookeeper"];
 
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
@@ -58,13 +62,15 @@ impl ProviderConfig {
             "etcd" => Some(deserialize_etcd(settings).map(Self::Etcd)),
             "etcd2" => Some(deserialize_etcd(settings).map(Self::Etcd2)),
             "file" => Some(FileProviderConfig::deserialize(settings).map(Self::File)),
+            "zookeeper" => Some(deserialize_zookeeper(settings).map(Self::Zookeeper)),
             _ => None,
         }
     }
 
     /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
     /// `etcd2s://…` for the v2 API, `etcd://host/services?layout=services` for another layout, `consul://TOKEN@host:8500/prefix`,
-    /// `consuls://…`, `file:///path`, `docker://`, `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`.
+    /// `consuls://…`, `file:///path`, `docker://`, `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`,
+    /// `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
@@ -82,6 +88,8 @@ impl ProviderConfig {
             "etcds" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd),
             "etcd2" => EtcdConfig::parse_url(rest, None).map(Self::Etcd2),
             "etcd2s" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd2),
+            "zookeeper" => ZookeeperConfig::parse_url(rest, None).map(Self::Zookeeper),
+            "zookeepers" => ZookeeperConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Zookeeper),
             "file" if rest.is_empty() => Err("a file URL needs a path, such as file:///etc/nuncio".into()),
             "file" => Ok(Self::File(FileProviderConfig { path: rest.into() })),
             _ => {
@@ -93,7 +101,8 @@ impl ProviderConfig {
 }
 
 /// The schemes of provider URLs.
-const SCHEMES: [&str; 9] = ["consul", "consuls", "docker", "dockers", "etcd", "etcds", "etcd2", "etcd2s", "file"];
+const SCHEMES: [&str; 11] =
+    ["consul", "consuls", "docker", "dockers", "etcd", "etcds", "etcd2", "etcd2s", "file", "zookeeper", "zookeepers"];
 
 fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
     let mut etcd = EtcdConfig::deserialize(settings)?;
@@ -102,6 +111,15 @@ fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
     }
     etcd.check().map_err(DecodeError::new)?;
     Ok(etcd)
+}
+
+fn deserialize_zookeeper(settings: &Node) -> Result<ZookeeperConfig, DecodeError> {
+    let mut zookeeper = ZookeeperConfig::deserialize(settings)?;
+    if settings.get("prefix").is_none() {
+        zookeeper.prefix = zookeeper.layout.prefix_default();
+    }
+    zookeeper.check().map_err(DecodeError::new)?;
+    Ok(zookeeper)
 }
 
 #[cfg(test)]
@@ -156,7 +174,10 @@ mod tests {
     #[test]
     fn what_is_no_url_says_so_without_its_password() {
         for (url, expected) in [
-            ("10.0.0.5:2379", "consul://, consuls://, docker://, dockers://, etcd://, etcds://, etcd2://, etcd2s://, file://"),
+            (
+                "10.0.0.5:2379",
+                "consul://, consuls://, docker://, dockers://, etcd://, etcds://, etcd2://, etcd2s://, file://, zookeeper://, zookeepers://",
+            ),
             ("etdc://10.0.0.5", "did you mean etcd://?"),
             ("etcd://", "not the URL of an etcd member"),
             ("etcd://a:geheim@/x", "not the URL of an etcd member"),
