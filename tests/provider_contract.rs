@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nuncio::config::providers::{ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, RouteTemplate};
+use nuncio::config::providers::{ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, RouteTemplate, ZookeeperConfig};
+use nuncio::discovery::ZookeeperProvider;
 use nuncio::discovery::kv::{Pair, Tree};
 use nuncio::discovery::{ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
 use nuncio::names::Name;
@@ -18,6 +19,7 @@ use support::engine_stub::EngineStub;
 use support::etcd::{Etcd, TXN_OPERATIONS_MAX, Writer};
 use support::etcd2::Etcd2Writer;
 use support::relay::Relay;
+use support::zookeeper::{ZooKeeper, ZooKeeperWriter};
 use support::{DEADLINE, Observed, Recorder, endpoints, is_empty};
 
 /// A source that a provider reads, as the one who writes it sees it.
@@ -60,6 +62,8 @@ contract!(consul: first_snapshot update delete empty_is_not_absent malformed_val
 contract!(etcd2: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(docker: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
+    thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
+contract!(zookeeper: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(program: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys);
@@ -138,6 +142,7 @@ mod stores {
     pub(super) type consul = super::ConsulStore;
     pub(super) type etcd2 = super::Etcd2Store;
     pub(super) type program = super::ProgramStore;
+    pub(super) type zookeeper = super::ZookeeperStore;
 }
 
 async fn first_snapshot<S: Store>() {
@@ -440,6 +445,50 @@ impl Store for Etcd2Store {
 }
 
 impl Losable for Etcd2Store {
+    async fn lose(&mut self) {
+        self.relay.cut();
+    }
+
+    async fn find(&mut self) {
+        self.relay.mend();
+    }
+}
+
+/// Znodes of a ZooKeeper, reached through a relay that can be cut.
+struct ZookeeperStore {
+    _server: ZooKeeper,
+    relay: Relay,
+    writer: ZooKeeperWriter,
+}
+
+impl Store for ZookeeperStore {
+    async fn start() -> Self {
+        let server = ZooKeeper::start().await;
+        let relay = Relay::to(server.address()).await;
+        let writer = server.writer().await;
+        Self { _server: server, relay, writer }
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        let endpoints = vec![self.relay.address().to_string()];
+        Box::new(ZookeeperProvider::new(Name::literal("zookeeper"), ZookeeperConfig { endpoints, ..ZookeeperConfig::default() }))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.writer.put(&EtcdStore::key(path), value).await;
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        let pairs: Vec<_> = pairs.iter().map(|(path, value)| (EtcdStore::key(path), value.clone())).collect();
+        self.writer.put_at_once(&pairs).await;
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.writer.delete(&EtcdStore::key(path)).await;
+    }
+}
+
+impl Losable for ZookeeperStore {
     async fn lose(&mut self) {
         self.relay.cut();
     }

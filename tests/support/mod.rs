@@ -20,6 +20,7 @@ pub mod etcd2;
 pub mod http1;
 pub mod relay;
 pub mod stub;
+pub mod zookeeper;
 
 /// Longer than anything that works can take, on a machine that is busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(20);
