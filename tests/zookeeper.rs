@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use nuncio::config::providers::{ClientTls, LayoutKind, RouteTemplate, ZookeeperConfig};
 use nuncio::config::snapshot::Removals;
-use nuncio::config::{Pem, Snapshot};
+use nuncio::config::{Listener, Pem, Snapshot};
 use nuncio::discovery::zookeeper::EXPIRY_SETTLE;
-use nuncio::discovery::{FeedState, FeedStatus, ZookeeperProvider};
-use nuncio::names::Name;
+use nuncio::discovery::{FeedState, FeedStatus, ProgramProvider, ZookeeperProvider};
+use nuncio::{Name, RoutingConfig, Server};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use support::http1::{AfterResponse, Connection, Endpoint};
 use support::relay::Relay;
 use support::zookeeper::{ZooKeeper, ZooKeeperWriter};
 use support::{DEADLINE, Observed, endpoints, is_empty};
@@ -126,8 +127,8 @@ async fn an_expired_session_is_followed_by_another_and_one_list() {
     writer.delete(&endpoint(1)).await;
     writer.put(&endpoint(2), "10.0.1.2:80").await;
     writer.put(&endpoint(5), "10.0.0.5:80").await;
-    // The session is gone when the server has counted to its end; in a tick or two after that it has told so.
-    tokio::time::sleep(SESSION * 2).await;
+    let is_expired = async { while server.sessions().await != 1 {} };
+    tokio::time::timeout(DEADLINE, is_expired).await.expect("only the writer's session is left");
     relay.mend();
     let expected = ["10.0.1.2:80", "10.0.0.3:80", "10.0.0.4:80", "10.0.0.5:80"];
     let now = observed.until("what happened meanwhile", |now| endpoints(now, "api") == expected).await;
@@ -313,6 +314,78 @@ async fn what_registrars_write_is_served() {
     writer.client().set_data(&alive, member("STOPPED").as_bytes(), None).await.expect("written");
     observed.within(SOON, "it stops", |now| now.upstreams["aurora%2Fprod%2Fhello"].endpoints.is_empty()).await;
     assert_eq!(observed.feed().status().restarts, 0);
+}
+
+/// Instances that register anew again and again, as nerve's do when their session blips, while requests are sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_lost_to_registrations_that_come_and_go() {
+    let (zookeeper, writer) = started().await;
+    let (program, handle) = ProgramProvider::new(Name::literal("program"));
+    let listener = (Name::literal("web"), Listener::http(([127, 0, 0, 1], 0).into()));
+    handle.publish(RoutingConfig { listeners: [listener].into(), ..RoutingConfig::default() });
+    let (layout, route) = (LayoutKind::Services, RouteTemplate::parse(r#"Host("{name}.test")"#).ok());
+    let config = ZookeeperConfig { prefix: layout.prefix_default(), layout, route, ..config(zookeeper.address()) };
+    let provider = ZookeeperProvider::new(Name::literal("zookeeper"), config);
+    let instances = [Endpoint::start(0, AfterResponse::Keep).await, Endpoint::start(1, AfterResponse::Keep).await];
+    let register = async |instance: usize| {
+        let address = instances[instance].address;
+        let value = format!(r#"{{"host":"{}","port":{},"name":"i-{instance}"}}"#, address.ip(), address.port());
+        writer.make(&format!("/services/web/i-{instance}_"), &value, CreateMode::EphemeralSequential).await
+    };
+    let mut registered = [register(0).await, register(1).await];
+    let server = Server::builder().workers(1).provider(program).provider(provider).start().expect("a server starts");
+    let mut generations = server.status().generations();
+    let is_served = generations.wait_for(|opened| {
+        let table = server.table();
+        *opened >= table.generation && table.listeners.contains_key("web") && table.upstreams.contains_key("web")
+    });
+    tokio::time::timeout(DEADLINE, is_served).await.expect("in time").expect("the server lives");
+
+    let address = server.local_addr(&Name::literal("web")).expect("the listener is open");
+    let is_over = tokio_util::sync::CancellationToken::new();
+    let ask = async {
+        let mut connection = Connection::open(address).await.expect("it listens");
+        let mut answered = [0, 0];
+        while !is_over.is_cancelled() {
+            let answer = connection.exchange("GET / HTTP/1.1\r\nHost: web.test\r\n\r\n").await.expect("an answer");
+            assert_eq!(answer.status(), 200, "after {answered:?}: {}", answer.head);
+            answered[usize::from(answer.body.starts_with('1'))] += 1;
+        }
+        answered
+    };
+    let mut changes = server.status().generations();
+    changes.mark_unchanged();
+    let blip = async {
+        for round in 0..30 {
+            let instance = round % 2;
+            writer.delete(&registered[instance]).await;
+            registered[instance] = register(instance).await;
+            changes.changed().await.expect("the server lives");
+        }
+        // Those that departed were let go.
+        let is_settled = changes.wait_for(|_| server.table().upstreams["web"].endpoints.len() == 2);
+        is_settled.await.expect("the server lives");
+        is_over.cancel();
+    };
+    let (answered, ()) = tokio::time::timeout(DEADLINE, async { tokio::join!(ask, blip) }).await.expect("in time");
+    assert!(answered.iter().all(|count| *count > 0), "{answered:?}");
+    assert!(server.shutdown().await, "nothing is cut");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_vulcand_would_write_is_served() {
+    let (server, writer) = started().await;
+    let layout = LayoutKind::Vulcand;
+    let observed = observe_with(ZookeeperConfig { prefix: layout.prefix_default(), layout, ..config(server.address()) });
+    observed.until("an empty store", is_empty).await;
+    writer.put("/vulcand/backends/b1/backend", r#"{"Type":"http"}"#).await;
+    writer.put("/vulcand/backends/b1/servers/s1", r#"{"URL":"http://10.0.0.1:5000"}"#).await;
+    writer.put("/vulcand/frontends/f1/frontend", r#"{"Type":"http","BackendId":"b1","Route":"PathRegexp(\"/.*\")"}"#).await;
+    let now = observed.until("the frontend", |now| now.routes.contains_key("f1") && endpoints(now, "b1") == ["10.0.0.1:5000"]).await;
+    assert_eq!(now.all_problems().count(), 0);
+    writer.delete("/vulcand/backends/b1/servers/s1").await;
+    let now = observed.within(SOON, "it is gone", |now| endpoints(now, "b1").is_empty()).await;
+    assert_eq!(now.removals, Removals::Explicit);
 }
 
 /// More than a value may have, where the server takes more.

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use super::kv::{Pair, Tree};
+use super::kv::{KEY_BYTES_MAX, Pair, Tree};
 use super::zookeeper_session::Refusal;
 use super::zookeeper_wire::{EventKind, NO_AUTH, NO_NODE, Request, Stat};
 use crate::config::providers::LayoutKind;
@@ -271,6 +271,10 @@ impl Mirror {
         if path != self.root && !path.starts_with(self.tree.prefix()) {
             return Ok(());
         }
+        if path.len() > KEY_BYTES_MAX {
+            self.too_long(&path, kind == EventKind::Deleted);
+            return Ok(());
+        }
         match kind {
             EventKind::Deleted => {
                 let is_listing = self.asked.iter().any(|(ask, _)| ask.what == What::Children);
@@ -351,7 +355,9 @@ impl Mirror {
     fn list(&mut self, path: &str, names: Vec<String>, stat: Stat) -> Result<(), Unreadable> {
         for name in names {
             let child = format!("{path}/{name}");
-            if self.tree.is_told_by_key(child.as_bytes()) && !self.buried.contains(&child) {
+            if child.len() > KEY_BYTES_MAX {
+                self.too_long(&child, false);
+            } else if self.tree.is_told_by_key(child.as_bytes()) && !self.buried.contains(&child) {
                 self.told(child, stat.pzxid);
             } else {
                 self.ask(What::Data, child, true);
@@ -367,6 +373,12 @@ impl Mirror {
         let revision = u64::try_from(zxid).unwrap_or_default();
         self.is_changed |= self.tree.put(Pair { key: path.as_bytes(), value: b"", revision });
         self.remember(&path, Znode { is_ephemeral: true, is_key: true });
+    }
+
+    /// A path that is no key, which the tree says. It is not read, nor remembered.
+    fn too_long(&mut self, path: &str, is_gone: bool) {
+        let key = path.as_bytes();
+        self.is_changed |= if is_gone { self.tree.delete(key) } else { self.tree.put(Pair { key, value: b"", revision: 0 }) };
     }
 
     fn denied(&mut self, path: &str) {
@@ -724,6 +736,23 @@ mod tests {
         assert_eq!(said(&mirror).len(), 3, "its endpoints serve");
         let now = mirror.tree().snapshot(None, Instant::now());
         assert!(now.all_problems().all(|problem| problem.message.contains("2000000 bytes")) && now.all_problems().count() == 1);
+    }
+
+    #[test]
+    fn paths_that_are_too_long_are_told_and_not_read() {
+        let (mut server, mut mirror) = started(LayoutKind::Services);
+        let long = format!("/n/web/{}", "x".repeat(KEY_BYTES_MAX));
+        server.put(&long, "10.0.0.9:80", false);
+        server.settle(&mut mirror).unwrap();
+        assert!(said(&mirror).last().is_some_and(|said| said.contains("at most 4096 bytes")), "{:?}", said(&mirror));
+        server.delete(&long);
+        server.settle(&mut mirror).unwrap();
+        assert!(mirror.tree().snapshot(None, Instant::now()).problems.is_empty());
+        server.put(&long, "10.0.0.9:80", false);
+        server.disconnect();
+        mirror.begin();
+        server.settle(&mut mirror).unwrap();
+        assert_eq!(mirror.tree().snapshot(None, Instant::now()).problems.len(), 1);
     }
 
     #[test]

@@ -38,6 +38,11 @@ const JARS: [&str; 19] = [
     "jackson-annotations",
 ];
 
+/// For an answer to a four-letter word.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Between two of them.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Where Debian's packages put them.
 const JARS_DIRECTORY: &str = "/usr/share/java";
 
@@ -62,7 +67,7 @@ impl ZooKeeper {
     pub fn stopped() -> Self {
         let directory = tempfile::Builder::new().prefix("nuncio-zookeeper-").tempdir().expect("a temporary directory");
         // Short, so that sessions can be short as well: a session is of two ticks at least.
-        let settings = "tickTime=500\nadmin.enableServer=false\n4lw.commands.whitelist=srvr\nsnapshot.trust.empty=true\n".to_owned();
+        let settings = "tickTime=500\nadmin.enableServer=false\n4lw.commands.whitelist=srvr,dump\nsnapshot.trust.empty=true\n".to_owned();
         Self { directory, port: free_port(), settings, properties: Vec::new(), process: None }
     }
 
@@ -91,11 +96,7 @@ impl ZooKeeper {
     /// Starts its process, on the same port and data as before, and waits until it answers.
     pub async fn run(&mut self) {
         self.spawn();
-        let answers = async {
-            while !self.does_answer().await {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
+        let answers = async { while !self.ask("srvr").await.starts_with("Zookeeper version") {} };
         if tokio::time::timeout(DEADLINE, answers).await.is_err() {
             panic!("ZooKeeper does not answer on {}:\n{}", self.address(), self.log());
         }
@@ -124,16 +125,25 @@ impl ZooKeeper {
         }));
     }
 
-    async fn does_answer(&self) -> bool {
+    /// How many sessions there are.
+    pub async fn sessions(&self) -> usize {
+        let dump = self.ask("dump").await;
+        let sessions = dump.split("ephemeral nodes dump").next().unwrap_or_default();
+        sessions.lines().filter(|line| line.trim_start().starts_with("0x")).count()
+    }
+
+    /// What it answers to one of its four-letter words. Empty if it does not. Asked too early, it may never answer.
+    async fn ask(&self, word: &str) -> String {
         let asked = async {
             let mut stream = TcpStream::connect(self.address()).await?;
-            stream.write_all(b"srvr").await?;
-            let mut start = [0; 17];
-            stream.read_exact(&mut start).await?;
-            std::io::Result::Ok(start == *b"Zookeeper version")
+            stream.write_all(word.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer)
         };
-        // Asked too early, it may never answer.
-        tokio::time::timeout(Duration::from_millis(500), asked).await.is_ok_and(|answer| answer.unwrap_or(false))
+        // Not again at once: it would be kept busy with nothing else.
+        let (answer, ()) = tokio::join!(tokio::time::timeout(PATIENCE, asked), tokio::time::sleep(PAUSE));
+        answer.map(Result::unwrap_or_default).unwrap_or_default()
     }
 
     /// Kills its process as `kill -9` does. Its data stays.
