@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nuncio::config::providers::{ClientTls, LayoutKind, RouteTemplate, ZookeeperConfig};
 use nuncio::config::snapshot::Removals;
 use nuncio::config::{Listener, Pem, Snapshot};
-use nuncio::discovery::zookeeper::EXPIRY_SETTLE;
+use nuncio::discovery::zookeeper_departures::SETTLE;
 use nuncio::discovery::{FeedState, FeedStatus, ProgramProvider, ZookeeperProvider};
 use nuncio::{Name, RoutingConfig, Server};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -249,15 +249,17 @@ async fn many_owners_that_die_at_once_are_held_and_deletions_are_not() {
 
     // One that goes alone, goes.
     owners.pop();
-    observed.within(SOON + EXPIRY_SETTLE, "one less", |now| endpoints(now, "api").len() == 7).await;
+    observed.within(SOON + SETTLE, "one less", |now| endpoints(now, "api").len() == 7).await;
     relay.stall();
-    let status = observed.until_status("the end of all others is held", |status| status.held.is_some()).await;
-    assert!(status.held_updates == 1 && endpoints(&observed.feed().latest().expect("a snapshot"), "api").len() == 7, "{status:?}");
+    let status = observed.until_status("the end of the others is held", |status| status.held.is_some()).await;
+    let held = endpoints(&observed.feed().latest().expect("a snapshot"), "api").len();
+    // Two in all may have gone one by one, before it could be known.
+    assert!(status.held_updates == 1 && held >= 6, "{held} {status:?}");
 
     for id in 1..=2 {
         writer.delete(&endpoint(id)).await;
     }
-    let now = observed.within(SOON, "what was deleted goes", |now| endpoints(now, "api").len() == 5).await;
+    let now = observed.within(SOON, "what was deleted goes", |now| endpoints(now, "api").len() == held - 2).await;
     assert!(!endpoints(&now, "api").contains(&"10.0.0.1:80".to_owned()));
     assert!(observed.feed().release());
     observed.within(SOON, "confirmed", is_empty).await;
@@ -306,7 +308,7 @@ async fn what_registrars_write_is_served() {
 
     for (gone, left) in [(&first, 1), (&second, 0)] {
         writer.delete(gone).await;
-        observed.within(SOON + EXPIRY_SETTLE, "one less", |now| endpoints(now, "web").len() == left).await;
+        observed.within(SOON + SETTLE, "one less", |now| endpoints(now, "web").len() == left).await;
     }
     // The folder has no children any more, and its settings are no instance either.
     let now = observed.feed().latest().expect("a snapshot");
@@ -354,17 +356,20 @@ async fn no_request_is_lost_to_registrations_that_come_and_go() {
         answered
     };
     let mut changes = server.status().generations();
-    changes.mark_unchanged();
     let blip = async {
-        for round in 0..30 {
+        for round in 0..4 {
             let instance = round % 2;
             writer.delete(&registered[instance]).await;
             registered[instance] = register(instance).await;
-            changes.changed().await.expect("the server lives");
+            // The old one is let go, and not before the new one is there.
+            let id = registered[instance].rsplit('/').next().expect("a path has a name").to_owned();
+            let is_replaced = changes.wait_for(|_| {
+                let table = server.table();
+                let endpoints = &table.upstreams["web"].endpoints;
+                endpoints.len() == 2 && endpoints.iter().any(|endpoint| endpoint.id.as_ref().is_some_and(|name| name.as_str() == id))
+            });
+            is_replaced.await.expect("the server lives");
         }
-        // Those that departed were let go.
-        let is_settled = changes.wait_for(|_| server.table().upstreams["web"].endpoints.len() == 2);
-        is_settled.await.expect("the server lives");
         is_over.cancel();
     };
     let (answered, ()) = tokio::time::timeout(DEADLINE, async { tokio::join!(ask, blip) }).await.expect("in time");

@@ -17,7 +17,7 @@
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
 //! | [`resolve`] | names of hosts and services, followed as they change; `lookup`: one question to a name server |
 //! | [`program`] | the program that embeds us |
-//! | [`zookeeper`] | znodes of a ZooKeeper ensemble: `zookeeper_session` and `zookeeper_wire` speak to a server, `zookeeper_mirror` knows what its events mean |
+//! | [`zookeeper`] | znodes of a ZooKeeper ensemble: `zookeeper_session` and `zookeeper_wire` speak to a server, `zookeeper_mirror` knows what its events mean, [`zookeeper_departures`] when expired znodes go |
 //! | [`mod@file`] | a configuration file, or a directory of them; `trace`: what its path leads to |
 
 use std::future::Future;
@@ -50,6 +50,7 @@ pub mod stored;
 pub mod supervise;
 mod trace;
 pub mod zookeeper;
+pub mod zookeeper_departures;
 mod zookeeper_mirror;
 mod zookeeper_session;
 mod zookeeper_wire;

@@ -14,8 +14,8 @@
 //!   without a watch, and no read per znode to set it again.
 //! * **A prefix that does not exist is empty**, and is watched all the same. One that may not be read is an error.
 //! * **A deletion is explicit if the znode was persistent.** The end of an ephemeral one is announced in the same way whether its owner
-//!   deleted it or died, and many owners that die at once may be a cluster that lost its mind: so it is inferred. Those that go within
-//!   [`EXPIRY_SETTLE`] go together, for the guard to see how many they are.
+//!   deleted it or died, and many owners that die at once may be a cluster that lost its mind: so it is inferred. A few go at once; many go
+//!   together, for the guard to see how many they are: see [`departures`](super::zookeeper_departures).
 //! * **What happens at once is published at once**: nothing is published while reads are on their way, unless that lasts longer than
 //!   [`PUBLISH_DELAY_MAX`].
 //! * **One server at a time.** Each attempt connects to the next of [`ZookeeperConfig::endpoints`].
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use super::http_client::Turns;
 use super::kv::Tree;
+use super::zookeeper_departures::Departures;
 use super::zookeeper_mirror::{Answer, Mirror, Unreadable, What};
 use super::zookeeper_session::{Message, Session, SessionError};
 use super::zookeeper_wire::{self as wire, Broken};
@@ -39,8 +40,6 @@ use crate::names::Name;
 pub const RELIST_INTERVAL: Duration = Duration::from_secs(300);
 /// The same while there are znodes that may not be read: nobody tells when that changes.
 pub const DENIED_INTERVAL: Duration = Duration::from_secs(10);
-/// How long the end of an ephemeral znode waits for that of others.
-pub const EXPIRY_SETTLE: Duration = Duration::from_millis(250);
 /// How long a change waits for reads that are on their way.
 pub const PUBLISH_DELAY_MAX: Duration = Duration::from_millis(500);
 
@@ -51,6 +50,7 @@ pub struct ZookeeperProvider {
     config: ZookeeperConfig,
     turns: Turns,
     mirror: Mirror,
+    departures: Departures,
     has_published: bool,
 }
 
@@ -59,7 +59,6 @@ pub struct ZookeeperProvider {
 struct Clock {
     listed: Option<Instant>,
     changed: Option<Instant>,
-    departed: Option<Instant>,
 }
 
 impl ZookeeperProvider {
@@ -68,7 +67,7 @@ impl ZookeeperProvider {
     pub fn new(name: Name, config: ZookeeperConfig) -> Self {
         let mirror = Mirror::new(Tree::with_layout(&config.prefix, name.clone(), config.layout()), config.layout);
         let turns = Turns::new(config.servers());
-        Self { name, config, turns, mirror, has_published: false }
+        Self { name, config, turns, mirror, departures: Departures::default(), has_published: false }
     }
 
     async fn run(&mut self, server: &str, publisher: &dyn Publisher) -> Result<(), Failure> {
@@ -88,7 +87,7 @@ impl ZookeeperProvider {
             while let Some(ask) = self.mirror.next_ask() {
                 session.send(&ask.request());
             }
-            let due = clock.due(self.relist_interval());
+            let due = [clock.due(self.relist_interval()), self.departures.next()].into_iter().flatten().min();
             let is_due = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -141,18 +140,18 @@ impl ZookeeperProvider {
             return;
         }
         clock.changed = self.mirror.is_changed().then(|| clock.changed.unwrap_or(now));
-        clock.departed = self.mirror.has_departed().then(|| clock.departed.unwrap_or(now));
         if clock.changed.is_some() && (is_settled || is_due(clock.changed, PUBLISH_DELAY_MAX)) {
             clock.changed = None;
             self.publish(publisher);
         }
-        if is_due(clock.departed, EXPIRY_SETTLE) {
-            clock.departed = None;
+        self.departures.note(self.mirror.departed(), now, |folder| self.mirror.count_below(folder));
+        let departed = self.departures.take_due(now);
+        if !departed.is_empty() {
             // What was deleted explicitly is published as such.
             if self.mirror.is_changed() {
                 self.publish(publisher);
             }
-            self.mirror.let_go();
+            self.mirror.let_go(departed);
             self.publish(publisher);
         }
         if is_due(clock.listed, self.relist_interval()) {
@@ -177,7 +176,7 @@ impl ZookeeperProvider {
 impl Clock {
     /// When there is something to do, whatever comes until then.
     fn due(&self, relist_interval: Duration) -> Option<Instant> {
-        let waits = [(self.listed, relist_interval), (self.changed, PUBLISH_DELAY_MAX), (self.departed, EXPIRY_SETTLE)];
+        let waits = [(self.listed, relist_interval), (self.changed, PUBLISH_DELAY_MAX)];
         waits.into_iter().filter_map(|(since, wait)| since.map(|since| since + wait)).min()
     }
 }

@@ -5,8 +5,8 @@
 //!   its children and of theirs; what it does not come across is gone.
 //! * **An event says that something happened, not what is there now.** So the znode is read. One that is gone by then is no error.
 //! * **A deletion counts at once**, and an answer that was on its way meanwhile does not.
-//! * **Who deleted an ephemeral znode cannot be known**: its owner, or the end of its owner's session. Such znodes are
-//!   [departed](Mirror::has_departed) until they are [let go](Mirror::let_go), all together, so that many at once are seen as many.
+//! * **Who deleted an ephemeral znode cannot be known**: its owner, or the end of its owner's session. Such znodes have
+//!   [departed](Mirror::departed), and stay keys until they are [let go](Mirror::let_go).
 //! * **A folder is no value.** A znode without data is a folder. So is one with children in layouts of others, where tools and libraries
 //!   write into folders what they like; in ours an upstream has data and children.
 
@@ -193,9 +193,14 @@ impl Mirror {
         !self.denied.is_empty()
     }
 
-    /// Whether ephemeral znodes went, and were not let go yet.
-    pub(super) fn has_departed(&self) -> bool {
-        !self.departed.is_empty()
+    /// Ephemeral znodes that went, and were not let go yet.
+    pub(super) fn departed(&self) -> &BTreeSet<String> {
+        &self.departed
+    }
+
+    /// How many znodes are below one.
+    pub(super) fn count_below(&self, path: &str) -> usize {
+        below(&self.znodes, path).count()
     }
 
     /// Whether the tree changed since this was last [taken](Self::take_change).
@@ -293,10 +298,10 @@ impl Mirror {
         self.check_size()
     }
 
-    /// Takes the ephemeral znodes that went out of the tree.
-    pub(super) fn let_go(&mut self) {
-        for path in std::mem::take(&mut self.departed) {
-            let is_gone = self.tree.delete(path.as_bytes());
+    /// Takes those of these that have departed out of the tree.
+    pub(super) fn let_go(&mut self, paths: impl IntoIterator<Item = String>) {
+        for path in paths {
+            let is_gone = self.departed.remove(&path) && self.tree.delete(path.as_bytes());
             self.is_changed |= is_gone;
             self.is_inferred |= is_gone;
         }
@@ -453,7 +458,8 @@ impl Mirror {
             self.is_inferred |= is_gone;
         }
         if !self.is_complete {
-            self.let_go();
+            let departed = self.departed.clone();
+            self.let_go(departed);
             self.is_complete = true;
             // Whatever went while nobody was listening: nobody said so.
             self.is_inferred = true;
@@ -478,7 +484,8 @@ fn below<'a>(znodes: &'a BTreeMap<String, Znode>, path: &str) -> impl Iterator<I
     znodes.range(start.clone()..).take_while(move |(path, _)| path.starts_with(&start))
 }
 
-fn parent(path: &str) -> &str {
+/// The path of the znode that one is in.
+pub(super) fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
@@ -678,8 +685,9 @@ mod tests {
         server.delete("/n/upstreams/api/endpoints/2");
         server.settle(&mut mirror).unwrap();
         assert_eq!(said(&mirror), ["api/2=Ok(\"10.0.0.2:80\")", "api: false"]);
-        assert_eq!((mirror.take_change(), mirror.has_departed()), (Some(Removals::Explicit), true));
-        mirror.let_go();
+        assert_eq!((mirror.take_change(), mirror.departed().len()), (Some(Removals::Explicit), 1));
+        let departed = mirror.departed().clone();
+        mirror.let_go(departed);
         assert_eq!((mirror.take_change(), said(&mirror).len()), (Some(Removals::Inferred), 0));
         // One that is made again before it was let go did not go.
         let (mut server, mut mirror) = started(LayoutKind::Nuncio);
@@ -687,7 +695,7 @@ mod tests {
         server.settle(&mut mirror).unwrap();
         server.put("/n/upstreams/api/endpoints/2", "10.0.0.2:80", true);
         server.settle(&mut mirror).unwrap();
-        assert!(!mirror.has_departed() && mirror.take_change().is_none());
+        assert!(mirror.departed().is_empty() && mirror.take_change().is_none());
     }
 
     #[test]
@@ -817,11 +825,11 @@ mod tests {
                         mirror.begin();
                     }
                     _ if path == 1 => mirror.relist(),
-                    _ => mirror.let_go(),
+                    _ => mirror.let_go(mirror.departed().clone()),
                 }
             }
             server.settle(&mut mirror).unwrap();
-            mirror.let_go();
+            mirror.let_go(mirror.departed().clone());
             let mut fresh = self::mirror(kind);
             let mut same = Server { znodes: server.znodes.clone(), ..Server::default() };
             same.settle(&mut fresh).unwrap();
