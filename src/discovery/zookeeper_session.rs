@@ -4,6 +4,9 @@
 //! ephemeral znodes nor locks, and what was announced while there was no connection has to be read again anyway. So an expired session is
 //! nothing special.
 //!
+//! Our own, because a reader needs seven requests, and the crate that would do (zookeeper-client 0.11) takes messages of any length, runs
+//! tasks that nobody owns on a second reactor, and cannot be told which name the server's certificate is for. It writes what tests read.
+//!
 //! * **Nothing is sent or read but in [`Session::next`]**, which may be dropped at any time. There is no task of its own.
 //! * **A silent server is noticed**: it is asked for a sign of life every third of the session's time, and has another third to give one.
 //! * **Answers have limits.** What is longer than its request allows is read past, and told as [`Refusal::TooLarge`].
