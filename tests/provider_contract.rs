@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nuncio::config::providers::{ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, RouteTemplate, ZookeeperConfig};
-use nuncio::discovery::ZookeeperProvider;
+use nuncio::config::providers::{ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, RouteTemplate, SwarmConfig, ZookeeperConfig};
 use nuncio::discovery::kv::{Pair, Tree};
-use nuncio::discovery::{ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider};
+use nuncio::discovery::{
+    ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider, SwarmProvider,
+    ZookeeperProvider,
+};
 use nuncio::names::Name;
 use support::consul::Consul;
 use support::engine_stub::EngineStub;
@@ -64,6 +66,8 @@ contract!(etcd2: first_snapshot update delete empty_is_not_absent malformed_valu
 contract!(docker: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(zookeeper: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
+    thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
+contract!(swarm: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(program: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys);
@@ -143,6 +147,7 @@ mod stores {
     pub(super) type etcd2 = super::Etcd2Store;
     pub(super) type program = super::ProgramStore;
     pub(super) type zookeeper = super::ZookeeperStore;
+    pub(super) type swarm = super::SwarmStore;
 }
 
 async fn first_snapshot<S: Store>() {
@@ -543,6 +548,42 @@ impl Losable for DockerStore {
 
     async fn find(&mut self) {
         self.relay.mend();
+    }
+}
+
+/// Labels of services of a Swarm, otherwise the same.
+struct SwarmStore(DockerStore);
+
+impl Store for SwarmStore {
+    async fn start() -> Self {
+        Self(DockerStore::start().await)
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        let endpoint = format!("tcp://{}", self.0.relay.address()).parse().expect("an address of an engine");
+        Box::new(SwarmProvider::new(Name::literal("swarm"), SwarmConfig { endpoint, ..SwarmConfig::default() }))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.0.put(path, value).await;
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        self.0.put_at_once(pairs).await;
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.0.delete(path).await;
+    }
+}
+
+impl Losable for SwarmStore {
+    async fn lose(&mut self) {
+        self.0.lose().await;
+    }
+
+    async fn find(&mut self) {
+        self.0.find().await;
     }
 }
 

@@ -9,7 +9,7 @@ use nuncio::config::server::Admin;
 use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, Route, ServerConfig, Upstream, listener};
 use nuncio::control::check::{Summary, check};
 use nuncio::discovery::file::FileProvider;
-use nuncio::discovery::{ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, ProgramProvider, ZookeeperProvider};
+use nuncio::discovery::{ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, ProgramProvider, SwarmProvider, ZookeeperProvider};
 use nuncio::server::ServerBuilder;
 use nuncio::{Name, RoutingConfig, Server};
 
@@ -45,8 +45,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR", requires = "listen", value_parser = Endpoint::parse_address)]
     to: Vec<Address>,
     /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS; etcd2://… for etcd's v2
-    /// API; consul://[TOKEN@]HOST:PORT[/PREFIX]; docker:// or docker://HOST:PORT; file:///PATH;
-    /// zookeeper://HOST:PORT[/PREFIX]
+    /// API; consul://[TOKEN@]HOST:PORT[/PREFIX]; docker:// or docker://HOST:PORT; swarm:// the same; zookeeper://HOST:PORT[/PREFIX];
+    /// file:///PATH
     #[arg(long, value_name = "URL")]
     provider: Vec<String>,
     #[command(flatten)]
@@ -127,6 +127,7 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
             ProviderConfig::Etcd2(_) => "etcd2",
             ProviderConfig::File(_) => "file",
             ProviderConfig::Zookeeper(_) => "zookeeper",
+            ProviderConfig::Swarm(_) => "swarm",
         });
         builder = add(builder, name, provider);
     }
@@ -141,6 +142,7 @@ fn add(builder: ServerBuilder, name: Name, provider: ProviderConfig) -> ServerBu
         ProviderConfig::Etcd2(config) => builder.provider(Etcd2Provider::new(name, config)),
         ProviderConfig::File(config) => builder.provider(FileProvider::new(name, config.path)),
         ProviderConfig::Zookeeper(config) => builder.provider(ZookeeperProvider::new(name, config)),
+        ProviderConfig::Swarm(config) => builder.provider(SwarmProvider::new(name, config)),
     }
 }
 

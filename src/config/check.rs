@@ -60,6 +60,7 @@ mod tests {
             "providers.etcd.tls",
             "providers.file",
             "providers.zookeeper",
+            "providers.swarm",
             "listeners.x",
             "listeners.x.tls",
             "listeners.x.timeouts",

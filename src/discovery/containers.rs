@@ -70,7 +70,7 @@ struct Network {
 }
 
 /// An engine says `null` where it means an empty list.
-fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
@@ -126,17 +126,20 @@ impl Container {
         }
     }
 
-    /// Where ports are published. A port that is so on IPv4 and IPv6 is listed twice.
+    /// Where ports are published. A port that is so on IPv4 and IPv6 is listed twice; the engine may have chosen different ones.
     fn published(&self, host: IpAddr) -> BTreeMap<u16, SocketAddr> {
         let mut published = BTreeMap::new();
         for port in self.tcp_ports().filter(|port| port.public_port > 0) {
-            let ip = port.ip.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified()).unwrap_or(host);
-            let address = SocketAddr::new(ip, port.public_port);
-            let held = published.entry(port.private_port).or_insert(address);
+            let ip = port.ip.parse().ok();
+            let address = SocketAddr::new(ip.filter(|ip: &IpAddr| !ip.is_unspecified()).unwrap_or(host), port.public_port);
+            // Of the other kind than the host's address: somebody else may have that port on this one.
+            let is_foreign = ip.is_some_and(|ip: IpAddr| ip.is_unspecified() && ip.is_ipv4() != host.is_ipv4());
+            let found = (is_foreign, address);
+            let held = published.entry(port.private_port).or_insert(found);
             // The smallest, so that the order in the list does not matter; IPv4 is smaller than IPv6.
-            *held = address.min(*held);
+            *held = found.min(*held);
         }
-        published
+        published.into_iter().map(|(port, (_, address))| (port, address)).collect()
     }
 
     fn exposed(&self, ip: IpAddr) -> BTreeMap<u16, SocketAddr> {
@@ -217,6 +220,17 @@ mod tests {
         let config = DockerConfig { address: AddressChoice::Published, host_address, ..DockerConfig::default() };
         assert_eq!(addresses(&read(LIST, &config)[0]), ["80=10.0.0.9:8080", "443=127.0.0.1:8443"]);
         assert_eq!(addresses(&read(OLD_LIST, &config)[0]), ["80=10.0.0.9:32768"]);
+    }
+
+    #[test]
+    fn ports_of_ipv4_and_ipv6_are_told_apart() {
+        let ports = r#"[{"IP":"::","PrivatePort":80,"PublicPort":32768,"Type":"tcp"},{"IP":"0.0.0.0","PrivatePort":80,"PublicPort":32769,"Type":"tcp"}]"#;
+        let container: Container = serde_json::from_str(&format!(r#"{{"Id":"a","Ports":{ports}}}"#)).unwrap();
+        let check = |host: &str, expected: &str| {
+            assert_eq!(container.published(host.parse().unwrap())[&80].to_string(), expected);
+        };
+        check("10.0.0.9", "10.0.0.9:32769");
+        check("fd00::1", "[fd00::1]:32768");
     }
 
     #[test]

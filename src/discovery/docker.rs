@@ -114,7 +114,7 @@ impl DockerProvider {
             let doing = format!("docker {endpoint}: {what}");
             move |failure: Failure| ProviderError { doing, cause: failure.into() }
         };
-        let engine = Engine::connect(&self.config).await.map_err(doing("connect"))?;
+        let engine = Engine::connect(&self.config.endpoint, self.config.tls.as_ref()).await.map_err(doing("connect"))?;
         // Who was told to end may have ended and started again while nobody listened.
         self.stopping.clear();
         let mut sent_at = self.list(&engine, publisher).await.map_err(doing("list containers"))?;

@@ -1,7 +1,7 @@
 //! The HTTP API of a Docker engine, as far as reading needs it. There is no way to ask for anything but GET.
 //!
 //! Not a client library: what one brings is a model of every object of one version of the API, whereas we read a handful of fields of
-//! engines from 1.12 on, in answers of a bounded size. Knows nothing of containers; `docker` is who asks.
+//! engines from 1.12 on, in answers of a bounded size. Knows nothing of containers; `docker` and `swarm` are who asks.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -19,13 +19,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Pem;
-use crate::config::providers::{ClientTls, DockerConfig, EngineAddress};
+use crate::config::providers::{ClientTls, EngineAddress};
 
 /// The newest version of the API that we know to be readable; engines that are newer still speak it.
 const VERSION_MAX: Version = Version { major: 1, minor: 51 };
@@ -51,7 +52,8 @@ const TOLD_CHARS_MAX: usize = 200;
 /// An engine that has said which version it speaks.
 #[derive(Debug)]
 pub(super) struct Engine {
-    config: DockerConfig,
+    address: EngineAddress,
+    tls: Option<ClientTls>,
     version: Version,
 }
 
@@ -81,8 +83,8 @@ impl<T: AsyncRead + AsyncWrite + Send> Socket for T {}
 
 impl Engine {
     /// Asks the engine for its version.
-    pub(super) async fn connect(config: &DockerConfig) -> Result<Self, Failure> {
-        let mut engine = Self { config: config.clone(), version: VERSION_DEFAULT };
+    pub(super) async fn connect(address: &EngineAddress, tls: Option<&ClientTls>) -> Result<Self, Failure> {
+        let mut engine = Self { address: address.clone(), tls: tls.cloned(), version: VERSION_DEFAULT };
         let answer = within(ANSWER_TIMEOUT, engine.ask("/_ping")).await?;
         let theirs = answer.parts.headers.get("api-version").and_then(|version| Version::parse(version.to_str().ok()?));
         engine.version = theirs.unwrap_or(VERSION_DEFAULT).min(VERSION_MAX);
@@ -101,10 +103,14 @@ impl Engine {
         Ok((value, sent_at))
     }
 
+    /// Reads a list of what these filters let through.
+    pub(super) async fn get_filtered<T: DeserializeOwned>(&self, path: &str, filters: &Value) -> Result<(T, Option<u64>), Failure> {
+        self.get(&format!("{path}?filters={}", escape(filters))).await
+    }
+
     /// Follows the events of these types since a moment, in seconds since 1970 by the engine's clock.
     pub(super) async fn events(&self, types: &[&str], since: Option<u64>) -> Result<Events, Failure> {
-        let filters = serde_json::json!({ "type": types }).to_string();
-        let filters = percent_encoding::utf8_percent_encode(&filters, percent_encoding::NON_ALPHANUMERIC);
+        let filters = escape(&serde_json::json!({ "type": types }));
         let since = since.map(|since| format!("&since={since}")).unwrap_or_default();
         let answer = within(ANSWER_TIMEOUT, self.ask(&self.versioned(&format!("/events?filters={filters}{since}")))).await?;
         Ok(Events { body: answer.body, held: BytesMut::new(), _connection: answer.connection })
@@ -123,7 +129,7 @@ impl Engine {
             // What goes wrong is told to whoever waits for the answer.
             let _ = connection.await;
         });
-        let host = match &self.config.endpoint {
+        let host = match &self.address {
             EngineAddress::Unix(_) => "docker",
             EngineAddress::Tcp(host) => host,
         };
@@ -135,12 +141,12 @@ impl Engine {
     }
 
     async fn open(&self) -> Result<Pin<Box<dyn Socket>>, Failure> {
-        let host = match &self.config.endpoint {
+        let host = match &self.address {
             EngineAddress::Unix(path) => return Ok(Box::pin(UnixStream::connect(path).await?)),
             EngineAddress::Tcp(host) => host,
         };
         let stream = TcpStream::connect(host.as_str()).await?;
-        let Some(tls) = &self.config.tls else {
+        let Some(tls) = &self.tls else {
             return Ok(Box::pin(stream));
         };
         let (connector, name) = connector(tls, host).await?;
@@ -254,6 +260,11 @@ async fn read_pem(pem: &Pem) -> Result<Vec<u8>, Failure> {
         Pem::Text(text) => Ok(text.clone().into_bytes()),
         Pem::Path(path) => tokio::fs::read(path).await.map_err(|error| Failure::read(path, &error)),
     }
+}
+
+/// As it goes into a query.
+fn escape(filters: &Value) -> String {
+    percent_encoding::utf8_percent_encode(&filters.to_string(), percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

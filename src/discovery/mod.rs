@@ -12,6 +12,7 @@
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layouts that all stores share, ours and those of others |
 //! | [`consul`] | keys of a Consul agent's store |
 //! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
+//! | [`swarm`] | services of a Docker Swarm: [`tasks`] reads what a manager says of them |
 //! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
@@ -48,6 +49,8 @@ pub mod protect;
 pub mod resolve;
 pub mod stored;
 pub mod supervise;
+pub mod swarm;
+pub mod tasks;
 mod trace;
 pub mod zookeeper;
 pub mod zookeeper_departures;
@@ -64,6 +67,7 @@ pub use lookup::NameServers;
 pub use program::{ProgramHandle, ProgramProvider};
 pub use resolve::Resolver;
 pub use supervise::Supervisor;
+pub use swarm::SwarmProvider;
 pub use zookeeper::ZookeeperProvider;
 
 /// A source of routing configuration.

@@ -2,11 +2,14 @@
 //! sees nor disturbs one that the machine has. Ended when dropped.
 
 use std::fs::File;
+use std::future::Future;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use super::DEADLINE;
@@ -73,6 +76,35 @@ impl Dockerd {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         assert!(output.status.success(), "docker {}: {}\n{}", arguments.join(" "), text(&output.stderr), self.log());
         text(&output.stdout)
+    }
+
+    /// Makes it the only manager of a Swarm.
+    pub fn init_swarm(&self) {
+        self.docker(&["swarm", "init", "--advertise-addr=127.0.0.1", "--listen-addr=127.0.0.1"]);
+    }
+
+    /// Runs what `run` makes in the engine's network, where its containers and their published ports can be reached.
+    pub fn inside<F: Future>(&self, run: impl FnOnce() -> F + Send) -> F::Output
+    where
+        F::Output: Send,
+    {
+        let pid = self.process.as_ref().expect("it runs").id();
+        let network = File::open(format!("/proc/{pid}/ns/net")).expect("a process has a network");
+        let enter = move || {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).expect("root can enter a network");
+            // All threads that it starts from here are in that network too.
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+            runtime.block_on(run())
+        };
+        std::thread::scope(|scope| match scope.spawn(enter).join() {
+            Ok(output) => output,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+
+    /// Runs the `docker` command without waiting for its end. What it prints goes to `output`.
+    pub fn docker_into(&self, output: File, arguments: &[&str]) -> Child {
+        self.command(arguments).stdout(output).stderr(Stdio::null()).spawn().expect("docker was run before")
     }
 
     /// Runs the `docker` command without waiting for its end.

@@ -1,5 +1,5 @@
-//! The API of a Docker engine, served from memory: as many containers as one likes, each with one label. A real engine takes a second
-//! for each; what only a real one does is tested on that.
+//! The API of a Docker engine, served from memory: as many containers as one likes, each with one label, or, of a Swarm, as many services.
+//! A real engine takes a second for each; what only a real one does is tested on that.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -92,6 +92,8 @@ fn answer(request: &Request<Incoming>, state: &Arc<State>) -> Response<BoxBody<B
             ping.expect("a response of constants")
         }
         "/v1.41/containers/json" => Response::new(full(list(state))),
+        "/v1.41/services" => Response::new(full(services(state))),
+        "/v1.41/nodes" | "/v1.41/tasks" => Response::new(full("[]")),
         "/v1.41/events" => Response::new(events(state.changes.subscribe())),
         path => {
             let mut response = Response::new(full(format!(r#"{{"message":"page not found: {path}"}}"#)));
@@ -113,12 +115,25 @@ fn list(state: &State) -> String {
     serde_json::Value::from_iter(containers.iter().map(container)).to_string()
 }
 
-/// One event for each change, from the one before this on: an engine repeats what happened since a moment, too.
+/// The same as services without tasks.
+fn services(state: &State) -> String {
+    let services = state.containers.lock().expect("nobody panics with it");
+    let service = |(name, (label, value)): (&String, &(String, String))| {
+        serde_json::json!({
+            "ID": name, "CreatedAt": "2026-11-21T15:12:44.667090935Z", "Endpoint": { "Spec": {} },
+            "Spec": { "Name": name.replace('/', "_"), "Labels": { label: value }, "EndpointSpec": { "Mode": "dnsrr" } },
+        })
+    };
+    serde_json::Value::from_iter(services.iter().map(service)).to_string()
+}
+
+/// Two events for each change, from the one before this on: an engine repeats what happened since a moment, too.
 fn events(mut changes: watch::Receiver<u64>) -> BoxBody<Bytes, Infallible> {
     changes.mark_changed();
     let stream = futures_util::stream::unfold(changes, |mut changes| async {
         changes.changed().await.ok()?;
-        let event = "{\"Type\":\"container\",\"Action\":\"update\",\"Actor\":{\"ID\":\"x\",\"Attributes\":{}}}\n";
+        let event = "{\"Type\":\"container\",\"Action\":\"update\",\"Actor\":{\"ID\":\"x\",\"Attributes\":{}}}\n\
+            {\"Type\":\"service\",\"Action\":\"update\",\"Actor\":{\"ID\":\"x\",\"Attributes\":{}}}\n";
         Some((Ok(Frame::data(Bytes::from_static(event.as_bytes()))), changes))
     });
     BodyExt::boxed(StreamBody::new(stream))

@@ -73,9 +73,6 @@ impl DockerConfig {
     /// The socket of an engine that was installed as usual.
     pub const SOCKET_DEFAULT: &'static str = "/var/run/docker.sock";
 
-    /// The port of a `tcp://` endpoint that names none: 2375, or 2376 with TLS.
-    const PORTS_DEFAULT: [u16; 2] = [2375, 2376];
-
     /// What `poll` may be.
     const POLL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
 
@@ -94,26 +91,42 @@ impl DockerConfig {
     /// # Errors
     /// A sentence that names the first that does not.
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.tls.is_some() && matches!(self.endpoint, EngineAddress::Unix(_)) {
-            return Err("`tls` needs a tcp:// `endpoint`: a unix socket has none".into());
-        }
         if self.poll.is_some_and(|poll| !Self::POLL_RANGE.contains(&poll)) {
             return Err("`poll` is from 100ms to 10min".into());
         }
-        self.tls.as_ref().map_or(Ok(()), ClientTls::check)
+        check_tls(&self.endpoint, self.tls.as_ref())
     }
 
     /// Reads what follows `docker://`: nothing, the path of a socket, or `host:port`; with `tls` for `dockers://`.
     pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
-        let [plain, secure] = Self::PORTS_DEFAULT;
-        let endpoint = match rest {
-            "" | "/" if tls.is_some() => return Err("TLS needs the host of an engine, such as dockers://10.0.0.5:2376".into()),
-            "" | "/" => return Ok(Self::default()),
-            path if path.starts_with('/') => format!("unix://{path}"),
-            host => format!("tcp://{}", with_port(host.trim_end_matches('/'), if tls.is_some() { secure } else { plain })),
-        };
-        let config = Self { endpoint: endpoint.parse()?, tls, ..Self::default() };
+        let config = Self { endpoint: EngineAddress::parse_url("dockers", rest, tls.is_some())?, tls, ..Self::default() };
         config.check().map(|()| config)
+    }
+}
+
+/// Whether TLS goes with this endpoint.
+pub(super) fn check_tls(endpoint: &EngineAddress, tls: Option<&ClientTls>) -> Result<(), String> {
+    match (tls, endpoint) {
+        (Some(_), EngineAddress::Unix(_)) => Err("`tls` needs a tcp:// `endpoint`: a unix socket has none".into()),
+        (Some(tls), EngineAddress::Tcp(_)) => tls.check(),
+        (None, _) => Ok(()),
+    }
+}
+
+impl EngineAddress {
+    /// The port of an engine that names none: 2375, or 2376 with TLS.
+    const PORTS_DEFAULT: [u16; 2] = [2375, 2376];
+
+    /// Reads what follows the scheme of a provider's URL: nothing, the path of a socket, or `host:port`. `secure` is the scheme with TLS.
+    pub(super) fn parse_url(secure: &str, rest: &str, is_tls: bool) -> Result<Self, String> {
+        let [plain_port, tls_port] = Self::PORTS_DEFAULT;
+        let address = match rest {
+            "" | "/" if is_tls => return Err(format!("TLS needs the host of an engine, such as {secure}://10.0.0.5:2376")),
+            "" | "/" => return Ok(Self::Unix(DockerConfig::SOCKET_DEFAULT.into())),
+            path if path.starts_with('/') => format!("unix://{path}"),
+            host => format!("tcp://{}", with_port(host.trim_end_matches('/'), if is_tls { tls_port } else { plain_port })),
+        };
+        address.parse()
     }
 }
 

@@ -8,6 +8,7 @@ mod docker;
 mod etcd;
 mod file;
 mod layout;
+mod swarm;
 mod tls;
 mod url;
 mod zookeeper;
@@ -19,6 +20,7 @@ pub use self::docker::{AddressChoice, DockerConfig, EngineAddress};
 pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;
 pub use self::layout::{Layout, LayoutKind, RouteTemplate, clean_name};
+pub use self::swarm::SwarmConfig;
 pub use self::tls::ClientTls;
 pub use self::zookeeper::ZookeeperConfig;
 use super::deserialize::DecodeError;
@@ -42,11 +44,13 @@ pub enum ProviderConfig {
     File(FileProviderConfig),
     /// The znodes of a ZooKeeper ensemble.
     Zookeeper(ZookeeperConfig),
+    /// The services of a Docker Swarm.
+    Swarm(SwarmConfig),
 }
 
 impl ProviderConfig {
     /// The kinds of providers, as a table's name or its `type` says them.
-    pub(super) const KINDS: [&'static str; 6] = ["consul", "docker", "etcd", "etcd2", "file", "zookeeper"];
+    pub(super) const KINDS: [&'static str; 7] = ["consul", "docker", "etcd", "etcd2", "file", "swarm", "zookeeper"];
 
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
@@ -63,6 +67,10 @@ impl ProviderConfig {
             "etcd2" => Some(deserialize_etcd(settings).map(Self::Etcd2)),
             "file" => Some(FileProviderConfig::deserialize(settings).map(Self::File)),
             "zookeeper" => Some(deserialize_zookeeper(settings).map(Self::Zookeeper)),
+            "swarm" => Some(SwarmConfig::deserialize(settings).and_then(|swarm| {
+                swarm.check().map_err(DecodeError::new)?;
+                Ok(Self::Swarm(swarm))
+            })),
             _ => None,
         }
     }
@@ -70,7 +78,7 @@ impl ProviderConfig {
     /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
     /// `etcd2s://…` for the v2 API, `etcd://host/services?layout=services` for another layout, `consul://TOKEN@host:8500/prefix`,
     /// `consuls://…`, `file:///path`, `docker://`, `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`,
-    /// `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`.
+    /// `swarm://…` and `swarms://…` the same, `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
@@ -90,6 +98,8 @@ impl ProviderConfig {
             "etcd2s" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd2),
             "zookeeper" => ZookeeperConfig::parse_url(rest, None).map(Self::Zookeeper),
             "zookeepers" => ZookeeperConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Zookeeper),
+            "swarm" => SwarmConfig::parse_url(rest, None).map(Self::Swarm),
+            "swarms" => SwarmConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Swarm),
             "file" if rest.is_empty() => Err("a file URL needs a path, such as file:///etc/nuncio".into()),
             "file" => Ok(Self::File(FileProviderConfig { path: rest.into() })),
             _ => {
@@ -101,8 +111,21 @@ impl ProviderConfig {
 }
 
 /// The schemes of provider URLs.
-const SCHEMES: [&str; 11] =
-    ["consul", "consuls", "docker", "dockers", "etcd", "etcds", "etcd2", "etcd2s", "file", "zookeeper", "zookeepers"];
+const SCHEMES: [&str; 13] = [
+    "consul",
+    "consuls",
+    "docker",
+    "dockers",
+    "etcd",
+    "etcds",
+    "etcd2",
+    "etcd2s",
+    "file",
+    "swarm",
+    "swarms",
+    "zookeeper",
+    "zookeepers",
+];
 
 fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
     let mut etcd = EtcdConfig::deserialize(settings)?;
@@ -176,7 +199,7 @@ mod tests {
         for (url, expected) in [
             (
                 "10.0.0.5:2379",
-                "consul://, consuls://, docker://, dockers://, etcd://, etcds://, etcd2://, etcd2s://, file://, zookeeper://, zookeepers://",
+                "etcd2s://, file://, swarm://, swarms://, zookeeper://, zookeepers://",
             ),
             ("etdc://10.0.0.5", "did you mean etcd://?"),
             ("etcd://", "not the URL of an etcd member"),

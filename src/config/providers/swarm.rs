@@ -1,0 +1,91 @@
+//! The services of a Docker Swarm.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::docker::{AddressChoice, DockerConfig, EngineAddress, check_tls};
+use super::tls::ClientTls;
+use crate::config::duration;
+
+/// A Docker Swarm and the tasks of its services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SwarmConfig {
+    /// Where the API of a manager is: `"unix:///var/run/docker.sock"` (default), or `"tcp://10.0.0.5:2376"`.
+    pub endpoint: EngineAddress,
+    /// Speaks TLS to a `tcp://` endpoint when present. `{}` verifies against the system's roots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ClientTls>,
+    /// Which addresses of a task are used. Default: its own, on the network that `network` names or that we are a task of ourselves; or
+    /// else those of its node, for ports that are published there in host mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<AddressChoice>,
+    /// The network whose addresses are used. Default: one that we are in ourselves, as a task, or the only one of a task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// How often tasks are looked at, of which nothing is announced. 100 ms to 10 s. Default 500 ms.
+    #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
+    pub poll: Option<Duration>,
+}
+
+/// The Swarm that the engine of this host manages.
+impl Default for SwarmConfig {
+    fn default() -> Self {
+        let DockerConfig { endpoint, .. } = DockerConfig::default();
+        Self { endpoint, tls: None, address: None, network: None, poll: None }
+    }
+}
+
+impl SwarmConfig {
+    /// What `poll` may be. A manager tells a task to end some 3 s before it is signalled: what is looked at less often loses requests.
+    const POLL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(10);
+
+    /// Whether the settings go together.
+    ///
+    /// # Errors
+    /// A sentence that names the first that does not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.poll.is_some_and(|poll| !Self::POLL_RANGE.contains(&poll)) {
+            return Err("`poll` is from 100ms to 10s".into());
+        }
+        if self.network.is_some() && self.address == Some(AddressChoice::Published) {
+            return Err("`network` chooses among a task's own addresses: it does not go with `address = \"published\"`".into());
+        }
+        check_tls(&self.endpoint, self.tls.as_ref())
+    }
+
+    /// Reads what follows `swarm://`: nothing, the path of a socket, or `host:port`; with `tls` for `swarms://`.
+    pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
+        let config = Self { endpoint: EngineAddress::parse_url("swarms", rest, tls.is_some())?, tls, ..Self::default() };
+        config.check().map(|()| config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_a_manager() {
+        let check = |rest: &str, tls: Option<ClientTls>, expected: &str| {
+            assert_eq!(SwarmConfig::parse_url(rest, tls).unwrap().endpoint.to_string(), expected, "{rest}");
+        };
+        check("", None, "unix:///var/run/docker.sock");
+        check("/run/docker.sock", None, "unix:///run/docker.sock");
+        check("10.0.0.5", None, "tcp://10.0.0.5:2375");
+        check("manager", Some(ClientTls::default()), "tcp://manager:2376");
+        assert!(SwarmConfig::parse_url("", Some(ClientTls::default())).unwrap_err().contains("swarms://10.0.0.5:2376"));
+    }
+
+    #[test]
+    fn settings_have_to_go_together() {
+        let check = |config: SwarmConfig, expected: &str| assert!(config.check().unwrap_err().contains(expected));
+        check(SwarmConfig { poll: Some(Duration::from_secs(60)), ..SwarmConfig::default() }, "100ms to 10s");
+        check(
+            SwarmConfig { address: Some(AddressChoice::Published), network: Some("front".into()), ..SwarmConfig::default() },
+            "does not go with",
+        );
+        check(SwarmConfig { tls: Some(ClientTls::default()), ..SwarmConfig::default() }, "a unix socket has none");
+    }
+}
