@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use nuncio::config::Snapshot;
-use nuncio::config::providers::{DockerConfig, EngineAddress};
+use nuncio::config::providers::{Convention, DockerConfig, EngineAddress, RouteTemplate};
 use nuncio::discovery::{DockerProvider, FeedState};
 use nuncio::names::Name;
 use support::dockerd::{Dockerd, IMAGE};
@@ -100,6 +100,39 @@ async fn health_checks_of_the_engine_count() {
     observed.until("it is healthy", |snapshot| endpoints(snapshot, "web").len() == 1).await;
     engine.docker(&["exec", "web", "/bin/busybox", "rm", "/well"]);
     observed.until("it is unhealthy", |snapshot| endpoints(snapshot, "web").is_empty()).await;
+    observed.stop().await;
+}
+
+/// In labels, and, where registrator reads it, in the environment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_of_others_are_read_if_asked_for() {
+    let engine = Dockerd::start().await;
+    let web = run(&engine, "web", &["--env=SERVICE_NAME=shop", "--label=SERVICE_TAGS=a", "--label=HAPROXY_0_AUTH=x"]);
+    let lb = ["--expose=443", "--label=HAPROXY_GROUP=external", "--label=HAPROXY_1_VHOST=a.test", "--label=HAPROXY_1_STICKY=true"];
+    run(&engine, "lb", &lb);
+    let hive = run(&engine, "hive", &["--label=published_fqdn=b.test"]);
+    let none = observe(&engine);
+    none.until("ours alone: nothing", is_empty).await;
+    none.stop().await;
+
+    let conventions = vec![Convention::Registrator, Convention::Haproxy, Convention::Hive];
+    let route = RouteTemplate::parse(r#"Host("{name}.example.com")"#).ok();
+    let endpoint = EngineAddress::Unix(engine.socket());
+    let config = DockerConfig { endpoint, conventions, route, ..DockerConfig::default() };
+    let observed = Observed::new(Box::new(DockerProvider::new(Name::literal("docker"), config)));
+    let snapshot = observed.until("all of them", |snapshot| snapshot.routes.len() == 3).await;
+    assert_eq!(rule(&snapshot, "shop").as_deref(), Some(r#"Host("shop.example.com")"#));
+    assert_eq!(rule(&snapshot, "lb-1").as_deref(), Some(r#"Host("a.test")"#));
+    assert_eq!(rule(&snapshot, "hive").as_deref(), Some(r#"Host("b.test")"#));
+    assert_eq!((endpoints(&snapshot, "shop"), endpoints(&snapshot, "hive")), (vec![web], vec![hive]));
+    assert!(endpoints(&snapshot, "lb-1").iter().all(|address| address.ends_with(":443")), "{:?}", endpoints(&snapshot, "lb-1"));
+    let problems: Vec<_> = snapshot.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems, ["there is no `HAPROXY_GROUP` (docker: container web, label HAPROXY_0_AUTH)"]);
+
+    run(&engine, "more", &["--env=SERVICE_NAME=shop"]);
+    observed.until("one more", |snapshot| endpoints(snapshot, "shop").len() == 2).await;
+    engine.docker(&["rm", "--force", "web", "more"]);
+    observed.until("the service is gone with its last container", |snapshot| !snapshot.routes.contains_key("shop")).await;
     observed.stop().await;
 }
 

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use nuncio::config::Snapshot;
-use nuncio::config::providers::{AddressChoice, EngineAddress, SwarmConfig};
+use nuncio::config::providers::{AddressChoice, Convention, EngineAddress, SwarmConfig};
 use nuncio::config::snapshot::Removals;
+use nuncio::config::{Pem, Snapshot};
 use nuncio::discovery::{FeedState, Provider, SwarmProvider};
 use nuncio::{Name, Server};
 use support::dockerd::{Dockerd, IMAGE};
@@ -167,6 +167,37 @@ async fn who_was_told_to_end_goes_and_who_crashed_is_missing() {
         result = provider.watch(&recorder) => panic!("the provider stopped: {result:?}"),
         result = tokio::time::timeout(DEADLINE * 2, check) => result.expect("in time"),
     }
+}
+
+/// As hive-builder's certbot does: the renewed certificate is written into the labels.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_in_labels_are_replaced() {
+    let engine = start().await;
+    let pair = |common_name: &str| {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed([common_name.to_owned()]).expect("a certificate");
+        (cert.pem(), signing_key.serialize_pem())
+    };
+    let labels = |(cert, key): &(String, String)| [format!("cert={cert}"), format!("key={key}")];
+    let first = pair("a.test");
+    let [cert, key] = labels(&first).map(|label| format!("--label={label}"));
+    let environment = ["--env=SERVICE_NAME=shop", "--label=port=8080", "--publish=mode=host,target=8080"];
+    create(&engine, "web", &[environment.as_slice(), &["--label=published_fqdn=a.test", &cert, &key]].concat());
+    let conventions = vec![Convention::Hive, Convention::Registrator];
+    let observed = Observed::new(provider(SwarmConfig { conventions, ..config(&engine) }));
+    let is_there = |snapshot: &Snapshot| endpoints(snapshot, "web").len() == 1 && endpoints(snapshot, "shop").len() == 1;
+    let snapshot = observed.until("the service", is_there).await;
+    assert_eq!(rule(&snapshot, "web").as_deref(), Some(r#"Host("a.test")"#));
+    assert!(snapshot.all_problems().next().is_none(), "{:?}", snapshot.all_problems().collect::<Vec<_>>());
+    let shown = |snapshot: &Snapshot| snapshot.certificates["web"].value.as_ref().ok().map(|certificate| certificate.cert.clone());
+    assert_eq!(shown(&snapshot), Some(Pem::Text(first.0)));
+
+    let second = pair("a.test");
+    let [cert, key] = labels(&second).map(|label| format!("--label-add={label}"));
+    engine.docker(&["service", "update", "--detach", &cert, &key, "web"]);
+    let renewed = Some(Pem::Text(second.0));
+    observed.until("the renewed one", |snapshot| shown(snapshot) == renewed).await;
+    observed.stop().await;
 }
 
 /// Requests, one after the other, until told to stop.

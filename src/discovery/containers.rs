@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Deserialize;
 
 use super::labels::{Bearer, Instance};
+use super::registrator_labels::variables;
 use crate::config::providers::{AddressChoice, DockerConfig};
 
 /// A container as `GET /containers/json` lists it.
@@ -33,6 +34,32 @@ pub struct Container {
     host_config: HostConfig,
     #[serde(default, deserialize_with = "or_default")]
     network_settings: NetworkSettings,
+    /// The variables of its environment that are read like labels. Not in the list: who needs them asks for each container.
+    #[serde(skip)]
+    pub variables: BTreeMap<String, String>,
+}
+
+/// A container as `GET /containers/ID/json` tells of it, as far as the list does not.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Inspected {
+    #[serde(deserialize_with = "or_default")]
+    config: InspectedConfig,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct InspectedConfig {
+    #[serde(deserialize_with = "or_default")]
+    env: Vec<String>,
+}
+
+impl Inspected {
+    /// The variables of its environment that are read like labels.
+    #[must_use]
+    pub fn variables(&self) -> BTreeMap<String, String> {
+        variables(self.config.env.iter().map(String::as_str))
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -84,6 +111,7 @@ pub fn bearers(containers: &[Container], stopping: &BTreeSet<String>, config: &D
             name: container.group(),
             created: container.created.unsigned_abs(),
             labels: container.labels.clone(),
+            variables: container.variables.clone(),
             instances: is_eligible.then(|| container.instance(config)).into_iter().collect(),
         }
     };

@@ -8,18 +8,19 @@
 //! Events only say "look again", with one exception: a container that was told to end gets no new requests from that moment on, while
 //! it still finishes those that it has. The list is read again after each event, and every now and then in any case.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use serde::Deserialize;
 
-use super::containers::{Container, bearers};
+use super::containers::{Container, Inspected, bearers};
 use super::engine::{Engine, Events, Failure};
 use super::kv::Tree;
 use super::labels::Said;
 use super::{Provider, ProviderError, Publisher};
-use crate::config::providers::DockerConfig;
+use crate::config::providers::{Convention, Conventions, DockerConfig};
 use crate::config::snapshot::Removals;
 use crate::config::{Problem, Snapshot};
 use crate::names::Name;
@@ -44,6 +45,7 @@ const ENDING_SIGNALS: [&str; 5] = ["2", "3", "9", "15", "37"];
 pub struct DockerProvider {
     name: Name,
     config: DockerConfig,
+    conventions: Conventions,
     tree: Tree,
     /// What was wrong beside the objects when they were published last. None: nothing was published yet.
     problems: Option<Vec<Problem>>,
@@ -105,7 +107,8 @@ impl DockerProvider {
     #[must_use]
     pub fn new(name: Name, config: DockerConfig) -> Self {
         let tree = Tree::new("", name.clone());
-        Self { name, config, tree, problems: None, containers: Vec::new(), stopping: Vec::new() }
+        let conventions = config.conventions();
+        Self { name, config, conventions, tree, problems: None, containers: Vec::new(), stopping: Vec::new() }
     }
 
     async fn run(&mut self, publisher: &dyn Publisher) -> Result<(), ProviderError> {
@@ -160,7 +163,10 @@ impl DockerProvider {
 
     /// Reads all containers. When that was, by the engine's clock.
     async fn list(&mut self, engine: &Engine, publisher: &dyn Publisher) -> Result<Option<u64>, Failure> {
-        let (containers, sent_at) = engine.get::<Vec<Container>>("/containers/json").await?;
+        let (mut containers, sent_at) = engine.get::<Vec<Container>>("/containers/json").await?;
+        if self.conventions.has(Convention::Registrator) {
+            self.read_variables(engine, &mut containers).await?;
+        }
         self.containers = containers;
         let now = Instant::now();
         let is_there = |id: &String| self.containers.iter().any(|container| container.id == *id);
@@ -169,10 +175,27 @@ impl DockerProvider {
         Ok(sent_at)
     }
 
+    /// Reads the environments of containers that are new. They never change.
+    async fn read_variables(&self, engine: &Engine, containers: &mut [Container]) -> Result<(), Failure> {
+        let known: BTreeMap<&str, &Container> = self.containers.iter().map(|container| (container.id.as_str(), container)).collect();
+        for container in containers {
+            container.variables = match known.get(container.id.as_str()) {
+                Some(known) => known.variables.clone(),
+                None => match engine.get::<Inspected>(&format!("/containers/{}/json", container.id)).await {
+                    Ok((inspected, _)) => inspected.variables(),
+                    // It is gone since it was listed, of which there is an event.
+                    Err(Failure::Refused { status: StatusCode::NOT_FOUND, .. }) => BTreeMap::new(),
+                    Err(failure) => return Err(failure),
+                },
+            };
+        }
+        Ok(())
+    }
+
     /// Publishes what the containers say, if that is new.
     fn publish(&mut self, now: Instant, publisher: &dyn Publisher) {
         let stopping: BTreeSet<String> = self.stopping.iter().map(|(id, _)| id.clone()).collect();
-        let said = Said::by(&bearers(&self.containers, &stopping, &self.config), &self.name);
+        let said = Said::by(&bearers(&self.containers, &stopping, &self.config), &self.conventions, &self.name);
         let is_changed = self.tree.replace_at(said.pairs());
         if !is_changed && self.problems.as_ref() == Some(&said.problems) {
             return publisher.contact();
@@ -191,7 +214,7 @@ impl Provider for DockerProvider {
     }
 
     fn source(&self) -> Option<String> {
-        Some(format!("docker {}", self.config.endpoint))
+        Some(format!("docker {}{}", self.config.endpoint, self.conventions.describe()))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {

@@ -9,6 +9,8 @@
 //! | `nuncio.port`, `nuncio.weight`, `nuncio.network` | of the endpoint |
 //! | `nuncio.enable` | `false`: all other labels are ignored. `true`: an upstream, with nothing else to say |
 //!
+//! Labels of others, where the settings ask for them, are read by `conventions` after ours, which count first.
+//!
 //! Several bearers may say the same of an object. If they say different things, what the youngest says counts, and that is reported.
 //!
 //! Pure, and total: a label that cannot be read is a problem, and all others count.
@@ -17,9 +19,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::kv::Pair;
+use crate::config::providers::Conventions;
 use crate::config::snapshot::Place;
 use crate::config::{Origin, Problem};
 use crate::names::Name;
@@ -45,6 +48,8 @@ pub struct Bearer {
     pub created: u64,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// The variables of its environment that are read like labels.
+    pub variables: BTreeMap<String, String>,
     /// Who answers for it. None while it is starting, paused, unhealthy or stopping.
     pub instances: Vec<Instance>,
 }
@@ -73,10 +78,11 @@ pub struct Said {
 impl Said {
     /// Reads what all bearers say.
     #[must_use]
-    pub fn by(bearers: &[Bearer], provider: &Name) -> Self {
+    pub fn by(bearers: &[Bearer], conventions: &Conventions, provider: &Name) -> Self {
         let mut said = Self::default();
         for bearer in bearers {
             Reader { bearer, provider, said: &mut said }.read();
+            super::conventions::read(Telling { bearer, provider, said: &mut said }, conventions);
         }
         said.problems.truncate(PROBLEMS_MAX);
         said
@@ -109,6 +115,42 @@ struct Reader<'a> {
     bearer: &'a Bearer,
     provider: &'a Name,
     said: &'a mut Said,
+}
+
+/// What labels of others say of one bearer, as it is told.
+pub(super) struct Telling<'a> {
+    pub(super) bearer: &'a Bearer,
+    provider: &'a Name,
+    said: &'a mut Said,
+}
+
+impl Telling<'_> {
+    /// Takes over an object that `label` describes, unless the bearer has described it already.
+    pub(super) fn say(&mut self, key: String, label: &str, value: Value) {
+        let is_said = |place: &Place| matches!(place, Place::Label { bearer, .. } if **bearer == *self.bearer.title);
+        if !self.said.pairs.get(&key).is_some_and(|(_, place, _)| is_said(place)) {
+            let place = self.place(label);
+            Reader { bearer: self.bearer, provider: self.provider, said: self.said }.say_at(key, place, value);
+        }
+    }
+
+    /// Makes an instance an endpoint of `upstream`, by `id`.
+    pub(super) fn join(&mut self, upstream: &str, id: &str, label: &str, address: Result<SocketAddr, String>) {
+        match address {
+            Ok(address) => self.say(format!("/upstreams/{upstream}/endpoints/{id}"), label, json!({ "address": address.to_string() })),
+            Err(message) => self.report(label, Problem::error(message).effect("it gets no requests")),
+        }
+    }
+
+    /// Reports what is wrong with `label`.
+    pub(super) fn report(&mut self, label: &str, problem: Problem) {
+        let place = self.place(label);
+        self.said.problems.push(problem.at(Origin { provider: self.provider.clone(), place }));
+    }
+
+    fn place(&self, label: &str) -> Place {
+        Place::Label { bearer: self.bearer.title.as_str().into(), label: label.into() }
+    }
 }
 
 /// The place of a bearer in an upstream.
@@ -248,12 +290,16 @@ impl Reader<'_> {
     }
 
     fn say(&mut self, key: String, label: &str, value: Value) {
+        let place = self.place(label);
+        self.say_at(key, place, value);
+    }
+
+    fn say_at(&mut self, key: String, place: Place, value: Value) {
         let value = match value {
             // An endpoint's address, which stands for the whole.
             Value::String(text) => text,
             value => value.to_string(),
         };
-        let place = self.place(label);
         if let Some((held, held_place, created)) = self.said.pairs.get(&key) {
             let is_younger = self.bearer.created > *created;
             let is_equal = *held == value;
@@ -285,7 +331,7 @@ impl Reader<'_> {
 
 impl Instance {
     /// Where `port` is reached, or the only one if none is asked for.
-    fn address(&self, port: Option<u16>) -> Result<SocketAddr, String> {
+    pub(super) fn address(&self, port: Option<u16>) -> Result<SocketAddr, String> {
         if let Some(trouble) = &self.trouble {
             return Err(trouble.clone());
         }
@@ -342,11 +388,11 @@ mod tests {
         let ports = BTreeMap::from([(80, "10.0.0.1:80".parse().unwrap())]);
         let instance = Instance { id: name.into(), ports, any_port: Some("10.0.0.1".parse().unwrap()), trouble: None };
         let labels = labels.iter().map(|(label, value)| ((*label).into(), (*value).into())).collect();
-        Bearer { title: format!("container {name}"), name: name.into(), created: 1, labels, instances: vec![instance] }
+        Bearer { title: format!("container {name}"), name: name.into(), created: 1, labels, instances: vec![instance], ..Bearer::default() }
     }
 
     fn said(bearers: &[Bearer]) -> (Vec<String>, Vec<String>) {
-        let said = Said::by(bearers, &Name::literal("docker"));
+        let said = Said::by(bearers, &Conventions::default(), &Name::literal("docker"));
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let pairs = said.pairs().map(|(pair, _)| format!("{} {}", text(pair.key), text(pair.value))).collect();
         (pairs, said.problems.iter().map(ToString::to_string).collect())
@@ -455,7 +501,7 @@ mod tests {
         #[test]
         fn any_labels_can_be_read(labels in prop::collection::btree_map("(nuncio\\.)?[a-z.{}\"]{0,20}|nuncio\\.(routes|upstreams)\\.[a-c](\\.[a-c]){0,10}", ".{0,12}", 0..12)) {
             let labelled = Bearer { labels, ..bearer("web", &[]) };
-            let said = Said::by(&[labelled], &Name::literal("docker"));
+            let said = Said::by(&[labelled], &Conventions::default(), &Name::literal("docker"));
             let mut tree = super::super::kv::Tree::new("", Name::literal("docker"));
             tree.replace_at(said.pairs());
         }

@@ -13,6 +13,7 @@
 //! | [`consul`] | keys of a Consul agent's store |
 //! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
 //! | [`swarm`] | services of a Docker Swarm: [`tasks`] reads what a manager says of them |
+//! | [`registrator_labels`], [`haproxy_labels`], [`hive_labels`] | labels that others made up; `conventions` reads them beside ours |
 //! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
@@ -29,6 +30,7 @@ use crate::names::Name;
 
 pub mod consul;
 pub mod containers;
+mod conventions;
 pub mod docker;
 mod engine;
 pub mod etcd;
@@ -39,6 +41,8 @@ pub mod file;
 pub mod grace;
 pub mod guard;
 pub mod hold_down;
+pub mod haproxy_labels;
+pub mod hive_labels;
 mod http_client;
 pub mod keep;
 pub mod kv;
@@ -46,6 +50,7 @@ pub mod labels;
 mod lookup;
 pub mod program;
 pub mod protect;
+pub mod registrator_labels;
 pub mod resolve;
 pub mod stored;
 pub mod supervise;

@@ -22,7 +22,7 @@ use super::kv::Tree;
 use super::labels::Said;
 use super::tasks::{Node, Servings, Swarm, bearers, missing_tasks, with_missing};
 use super::{Provider, ProviderError, Publisher};
-use crate::config::providers::SwarmConfig;
+use crate::config::providers::{Conventions, SwarmConfig};
 use crate::config::snapshot::Removals;
 use crate::config::{Problem, Snapshot};
 use crate::names::Name;
@@ -47,6 +47,7 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 pub struct SwarmProvider {
     name: Name,
     config: SwarmConfig,
+    conventions: Conventions,
     tree: Tree,
     /// What was wrong beside the objects when they were published last. None: nothing was published yet.
     problems: Option<Vec<Problem>>,
@@ -123,8 +124,16 @@ impl SwarmProvider {
     /// A provider of this name. It does nothing until it is watched.
     #[must_use]
     pub fn new(name: Name, config: SwarmConfig) -> Self {
-        let tree = Tree::new("", name.clone());
-        Self { name, config, tree, problems: None, swarm: Swarm::default(), servings: Servings::new(), removed: BTreeSet::new() }
+        Self {
+            tree: Tree::new("", name.clone()),
+            conventions: config.conventions(),
+            name,
+            config,
+            problems: None,
+            swarm: Swarm::default(),
+            servings: Servings::new(),
+            removed: BTreeSet::new(),
+        }
     }
 
     async fn run(&mut self, publisher: &dyn Publisher) -> Result<(), ProviderError> {
@@ -217,7 +226,7 @@ impl SwarmProvider {
     }
 
     fn publish_as(&mut self, servings: &Servings, removals: Removals, publisher: &dyn Publisher) {
-        let said = Said::by(&bearers(servings), &self.name);
+        let said = Said::by(&bearers(servings), &self.conventions, &self.name);
         let is_changed = self.tree.replace_at(said.pairs());
         if !is_changed && self.problems.as_ref() == Some(&said.problems) {
             return publisher.contact();
@@ -235,7 +244,7 @@ impl Provider for SwarmProvider {
     }
 
     fn source(&self) -> Option<String> {
-        Some(format!("swarm {}", self.config.endpoint))
+        Some(format!("swarm {}{}", self.config.endpoint, self.conventions.describe()))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {

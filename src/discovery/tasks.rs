@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::containers::or_default;
 use super::labels::{Bearer, Instance};
+use super::registrator_labels::variables;
 use crate::config::providers::{AddressChoice, SwarmConfig};
 
 /// A service as `GET /services` lists it.
@@ -52,6 +53,8 @@ struct TaskTemplate {
 struct ContainerSpec {
     #[serde(deserialize_with = "or_default")]
     labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    env: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -235,6 +238,7 @@ impl Service {
             name: name.clone(),
             created: order(&self.created_at),
             labels: all,
+            variables: variables(task_template.container_spec.env.iter().map(String::as_str)),
             instances: Vec::new(),
         }
     }

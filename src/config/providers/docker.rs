@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::conventions::{Convention, Conventions};
+use super::layout::RouteTemplate;
 use super::tls::ClientTls;
 use super::url::with_port;
 use crate::config::duration;
@@ -33,6 +35,15 @@ pub struct DockerConfig {
     /// How often everything is looked at, whatever was announced. 100 ms to 10 min. Default 10 s.
     #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
     pub poll: Option<Duration>,
+    /// Labels of others that are read too: `"registrator"`, `"haproxy"` (of marathon-lb), `"hive"` (of hive-builder). Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conventions: Vec<Convention>,
+    /// Of registrator's services: the rule of the route that each gets, with `{name}` in it. Default: none, they make upstreams only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteTemplate>,
+    /// Of `"haproxy"`: only what is of this `HAPROXY_GROUP`. Default: of any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub haproxy_group: Option<String>,
 }
 
 /// Where the API of an engine is.
@@ -65,6 +76,9 @@ impl Default for DockerConfig {
             network: None,
             host_address: None,
             poll: None,
+            conventions: Vec::new(),
+            route: None,
+            haproxy_group: None,
         }
     }
 }
@@ -86,6 +100,12 @@ impl DockerConfig {
         self.host_address.or_else(of_endpoint).unwrap_or(IpAddr::from([127, 0, 0, 1]))
     }
 
+    /// Which labels of others are read, and how.
+    #[must_use]
+    pub fn conventions(&self) -> Conventions {
+        Conventions { kinds: self.conventions.clone(), route: self.route.clone(), haproxy_group: self.haproxy_group.clone() }
+    }
+
     /// Whether the settings go together.
     ///
     /// # Errors
@@ -94,6 +114,7 @@ impl DockerConfig {
         if self.poll.is_some_and(|poll| !Self::POLL_RANGE.contains(&poll)) {
             return Err("`poll` is from 100ms to 10min".into());
         }
+        self.conventions().check()?;
         check_tls(&self.endpoint, self.tls.as_ref())
     }
 

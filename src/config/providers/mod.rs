@@ -4,6 +4,7 @@
 //! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS, `layout` how keys and values are read.
 
 mod consul;
+mod conventions;
 mod docker;
 mod etcd;
 mod file;
@@ -16,6 +17,7 @@ mod zookeeper;
 use serde::{Deserialize, Serialize};
 
 pub use self::consul::ConsulConfig;
+pub use self::conventions::{Convention, Conventions};
 pub use self::docker::{AddressChoice, DockerConfig, EngineAddress};
 pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;

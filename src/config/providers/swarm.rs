@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::conventions::{Convention, Conventions};
 use super::docker::{AddressChoice, DockerConfig, EngineAddress, check_tls};
+use super::layout::RouteTemplate;
 use super::tls::ClientTls;
 use crate::config::duration;
 
@@ -27,19 +29,34 @@ pub struct SwarmConfig {
     /// How often tasks are looked at, of which nothing is announced. 100 ms to 10 s. Default 500 ms.
     #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
     pub poll: Option<Duration>,
+    /// Labels of others that are read too: `"registrator"`, `"haproxy"` (of marathon-lb), `"hive"` (of hive-builder). Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conventions: Vec<Convention>,
+    /// Of registrator's services: the rule of the route that each gets, with `{name}` in it. Default: none, they make upstreams only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteTemplate>,
+    /// Of `"haproxy"`: only what is of this `HAPROXY_GROUP`. Default: of any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub haproxy_group: Option<String>,
 }
 
 /// The Swarm that the engine of this host manages.
 impl Default for SwarmConfig {
     fn default() -> Self {
         let DockerConfig { endpoint, .. } = DockerConfig::default();
-        Self { endpoint, tls: None, address: None, network: None, poll: None }
+        Self { endpoint, tls: None, address: None, network: None, poll: None, conventions: Vec::new(), route: None, haproxy_group: None }
     }
 }
 
 impl SwarmConfig {
     /// What `poll` may be. A manager tells a task to end some 3 s before it is signalled: what is looked at less often loses requests.
     const POLL_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(10);
+
+    /// Which labels of others are read, and how.
+    #[must_use]
+    pub fn conventions(&self) -> Conventions {
+        Conventions { kinds: self.conventions.clone(), route: self.route.clone(), haproxy_group: self.haproxy_group.clone() }
+    }
 
     /// Whether the settings go together.
     ///
@@ -52,6 +69,7 @@ impl SwarmConfig {
         if self.network.is_some() && self.address == Some(AddressChoice::Published) {
             return Err("`network` chooses among a task's own addresses: it does not go with `address = \"published\"`".into());
         }
+        self.conventions().check()?;
         check_tls(&self.endpoint, self.tls.as_ref())
     }
 
