@@ -2,12 +2,14 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nuncio::config::Snapshot;
-use nuncio::config::providers::{Convention, DockerConfig, EngineAddress, RouteTemplate};
+use nuncio::config::providers::{ClientTls, Convention, DockerConfig, EngineAddress, RouteTemplate};
+use nuncio::config::{Pem, Snapshot};
 use nuncio::discovery::{DockerProvider, FeedState};
 use nuncio::names::Name;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use support::dockerd::{Dockerd, IMAGE};
 use support::{Observed, endpoints, is_empty};
 
@@ -101,6 +103,75 @@ async fn health_checks_of_the_engine_count() {
     engine.docker(&["exec", "web", "/bin/busybox", "rm", "/well"]);
     observed.until("it is unhealthy", |snapshot| endpoints(snapshot, "web").is_empty()).await;
     observed.stop().await;
+}
+
+/// As `dockerd --tlsverify` wants it, with files that are replaced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn speaks_tls_both_ways() {
+    let authority = || {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a certificate")
+    };
+    let (ours, foreign) = (authority(), authority());
+    let issue = |by: &CertifiedIssuer<'static, KeyPair>, name: &str| {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new([name.to_owned()]).expect("a name");
+        (params.signed_by(&key, by).expect("a certificate").pem(), key.serialize_pem())
+    };
+    let write = |path: PathBuf, text: &str| {
+        std::fs::write(&path, text).expect("our own directory");
+        path
+    };
+    let (server_cert, server_key) = issue(&ours, "127.0.0.1");
+    let engine = Dockerd::start_with(|directory| {
+        let argument = |name: &str, file: &str, text: &str| format!("--{name}={}", write(directory.join(file), text).display());
+        vec![
+            "--host=tcp://127.0.0.1:2376".into(),
+            "--tlsverify".into(),
+            argument("tlscacert", "ca.pem", &ours.pem()),
+            argument("tlscert", "server-cert.pem", &server_cert),
+            argument("tlskey", "server-key.pem", &server_key),
+        ]
+    })
+    .await;
+    run(&engine, "web", &["--label=nuncio.host=a.test"]);
+    let file = |name: &str| engine.directory().join(name);
+    let put = |(cert, key): (String, String)| {
+        write(file("cert.pem"), &cert);
+        write(file("key.pem"), &key);
+    };
+    put(issue(&foreign, "nuncio.test"));
+    let [ca, cert, key] = ["ca.pem", "cert.pem", "key.pem"].map(|name| Some(Pem::Path(file(name))));
+    let tls = ClientTls { ca, cert, key, server_name: None };
+    let observe = |tls: Option<ClientTls>| {
+        let endpoint = "tcp://127.0.0.1:2376".parse().expect("an address");
+        let config = DockerConfig { endpoint, tls, poll: Some(Duration::from_millis(200)), ..DockerConfig::default() };
+        Observed::new(Box::new(DockerProvider::new(Name::literal("docker"), config)))
+    };
+    engine.inside(|| async {
+        let other = |change: &dyn Fn(&mut ClientTls)| {
+            let mut tls = tls.clone();
+            change(&mut tls);
+            observe(Some(tls))
+        };
+        let nobody = other(&|tls| (tls.cert, tls.key) = (None, None));
+        let untrusting = other(&|tls| tls.ca = Some(Pem::Text(foreign.pem())));
+        let misled = other(&|tls| tls.server_name = Some("other.test".into()));
+        for (observed, who) in [(nobody, "nobody"), (untrusting, "untrusting"), (misled, "misled"), (observe(None), "plain")] {
+            observed.until_status(who, |status| matches!(status.state, FeedState::Failing { .. })).await;
+            assert!(observed.feed().latest().is_none(), "{who}");
+            observed.stop().await;
+        }
+        let observed = observe(Some(tls.clone()));
+        observed.until_status("a foreign certificate", |status| matches!(status.state, FeedState::Failing { .. })).await;
+        put(issue(&ours, "nuncio.test"));
+        observed.until("the renewed one is taken", |snapshot| endpoints(snapshot, "web").len() == 1).await;
+        put(issue(&foreign, "nuncio.test"));
+        observed.until_status("and the next one", |status| matches!(status.state, FeedState::Failing { .. })).await;
+        assert!(observed.feed().latest().is_some(), "what was known last is still there");
+        observed.stop().await;
+    });
 }
 
 /// In labels, and, where registrator reads it, in the environment.

@@ -18,20 +18,28 @@ use super::DEADLINE;
 pub const IMAGE: &str = "busybox-test";
 
 /// The engine's own start: what it writes to /run stays in its namespace.
-const START: &str = r#"ip link set lo up && mount -t tmpfs tmpfs /run && mkdir /run/exec && exec dockerd --data-root "$1/data" \
-    --exec-root /run/exec --pidfile /run/dockerd.pid --host "unix://$1/docker.sock" --storage-driver vfs --shutdown-timeout 1"#;
+const START: &str = r#"directory=$1; shift; ip link set lo up && mount -t tmpfs tmpfs /run && mkdir /run/exec && exec dockerd \
+    --data-root "$directory/data" --exec-root /run/exec --pidfile /run/dockerd.pid --host "unix://$directory/docker.sock" \
+    --storage-driver vfs --shutdown-timeout 1 "$@""#;
 
 /// An engine of one host.
 pub struct Dockerd {
     directory: TempDir,
+    arguments: Vec<String>,
     process: Option<Child>,
 }
 
 impl Dockerd {
     /// Starts an engine with [`IMAGE`], and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// The same with further arguments, which may name files in its directory.
+    pub async fn start_with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let directory = tempfile::Builder::new().prefix("dockerd").tempdir().expect("a temporary directory");
-        let mut engine = Self { directory, process: None };
+        let arguments = arguments(directory.path());
+        let mut engine = Self { directory, arguments, process: None };
         engine.run().await;
         engine.import();
         engine
@@ -43,6 +51,7 @@ impl Dockerd {
         let spawned = Command::new("unshare")
             .args(["--net", "--mount", "sh", "-c", START, "sh"])
             .arg(self.directory.path())
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle of the log"))
             .stderr(log)
@@ -115,6 +124,11 @@ impl Dockerd {
     /// Where its API is.
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("docker.sock")
+    }
+
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     fn ask(&self, arguments: &[&str]) -> Output {
