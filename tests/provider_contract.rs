@@ -561,7 +561,7 @@ impl Store for SwarmStore {
 
     fn provider(&mut self) -> Box<dyn Provider> {
         let endpoint = format!("tcp://{}", self.0.relay.address()).parse().expect("an address of an engine");
-        Box::new(SwarmProvider::new(Name::literal("swarm"), SwarmConfig { endpoint, ..SwarmConfig::default() }))
+        Box::new(SwarmProvider::new(Name::literal("swarm"), SwarmConfig { endpoints: vec![endpoint], ..SwarmConfig::default() }))
     }
 
     async fn put(&mut self, path: &str, value: &str) {

@@ -39,7 +39,7 @@ async fn start() -> Dockerd {
 }
 
 fn config(engine: &Dockerd) -> SwarmConfig {
-    SwarmConfig { endpoint: EngineAddress::Unix(engine.socket()), ..SwarmConfig::default() }
+    SwarmConfig { endpoints: vec![EngineAddress::Unix(engine.socket())], ..SwarmConfig::default() }
 }
 
 fn provider(config: SwarmConfig) -> Box<SwarmProvider> {
@@ -160,8 +160,9 @@ async fn who_was_told_to_end_goes_and_who_crashed_is_missing() {
         let took = at - killed_at;
         assert!(took < Duration::from_secs(2), "{took:?}");
 
-        engine.docker(&["service", "rm", "web"]);
-        assert_eq!(next(0).await.0, Removals::Explicit, "the service was removed");
+        let node = engine.docker(&["node", "ls", "--quiet"]);
+        engine.docker(&["node", "update", "--availability=drain", &node]);
+        assert_eq!(next(0).await.0, Removals::Explicit, "its node was drained");
     };
     tokio::select! {
         result = provider.watch(&recorder) => panic!("the provider stopped: {result:?}"),
@@ -317,12 +318,18 @@ async fn who_is_no_manager_is_not_an_empty_swarm() {
         }
     })
     .await;
-    let endpoint = format!("tcp://{}", worker.address).parse().expect("an address");
-    let observed = Observed::new(provider(SwarmConfig { endpoint, ..SwarmConfig::default() }));
+    let worker: EngineAddress = format!("tcp://{}", worker.address).parse().expect("an address");
+    let observed = Observed::new(provider(SwarmConfig { endpoints: vec![worker.clone()], ..SwarmConfig::default() }));
     check(observed, "is a worker, and only managers know the services: ask one of them (they speak to each other at 10.0.0.5:2377)").await;
 
     let engine = Dockerd::start().await;
     check(Observed::new(provider(config(&engine))), "in no Swarm").await;
+
+    engine.init_swarm();
+    let endpoints = vec![worker, EngineAddress::Unix(engine.socket())];
+    let observed = Observed::new(provider(SwarmConfig { endpoints, ..SwarmConfig::default() }));
+    observed.until("the next one is a manager", is_empty).await;
+    observed.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,7 +22,7 @@ use super::kv::Tree;
 use super::labels::Said;
 use super::tasks::{Node, Servings, Swarm, bearers, missing_tasks, with_missing};
 use super::{Provider, ProviderError, Publisher};
-use crate::config::providers::{Conventions, SwarmConfig};
+use crate::config::providers::{Conventions, EngineAddress, SwarmConfig};
 use crate::config::snapshot::Removals;
 use crate::config::{Problem, Snapshot};
 use crate::names::Name;
@@ -48,6 +48,8 @@ pub struct SwarmProvider {
     name: Name,
     config: SwarmConfig,
     conventions: Conventions,
+    /// How often a manager was connected to.
+    turn: usize,
     tree: Tree,
     /// What was wrong beside the objects when they were published last. None: nothing was published yet.
     problems: Option<Vec<Problem>>,
@@ -127,6 +129,7 @@ impl SwarmProvider {
         Self {
             tree: Tree::new("", name.clone()),
             conventions: config.conventions(),
+            turn: 0,
             name,
             config,
             problems: None,
@@ -136,10 +139,19 @@ impl SwarmProvider {
         }
     }
 
+    /// The manager whose turn it is: after a failure, the next one.
+    fn next_endpoint(&mut self) -> EngineAddress {
+        let endpoints = &self.config.endpoints;
+        let index = self.turn.checked_rem(endpoints.len()).unwrap_or_default();
+        self.turn = self.turn.wrapping_add(1);
+        endpoints.get(index).cloned().unwrap_or_default()
+    }
+
     async fn run(&mut self, publisher: &dyn Publisher) -> Result<(), ProviderError> {
-        let doing = format!("swarm {}", self.config.endpoint);
+        let endpoint = self.next_endpoint();
+        let doing = format!("swarm {endpoint}");
         let failed = |what: &str, failure: Failure| ProviderError { doing: format!("{doing}: {what}"), cause: failure.into() };
-        let connected = Engine::connect(&self.config.endpoint, self.config.tls.as_ref()).await;
+        let connected = Engine::connect(&endpoint, self.config.tls.as_ref()).await;
         let engine = connected.map_err(|failure| failed("connect", failure))?;
         self.swarm.own_container = own_container().await;
         // Before anything is read, so that no event is missed. What nobody listened to is not remembered.
@@ -244,7 +256,8 @@ impl Provider for SwarmProvider {
     }
 
     fn source(&self) -> Option<String> {
-        Some(format!("swarm {}{}", self.config.endpoint, self.conventions.describe()))
+        let managers: Vec<String> = self.config.endpoints.iter().map(ToString::to_string).collect();
+        Some(format!("swarm {}{}", managers.join(","), self.conventions.describe()))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {

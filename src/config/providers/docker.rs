@@ -70,7 +70,7 @@ pub enum AddressChoice {
 impl Default for DockerConfig {
     fn default() -> Self {
         Self {
-            endpoint: EngineAddress::Unix(DockerConfig::SOCKET_DEFAULT.into()),
+            endpoint: EngineAddress::default(),
             tls: None,
             address: AddressChoice::Internal,
             network: None,
@@ -143,11 +143,18 @@ impl EngineAddress {
         let [plain_port, tls_port] = Self::PORTS_DEFAULT;
         let address = match rest {
             "" | "/" if is_tls => return Err(format!("TLS needs the host of an engine, such as {secure}://10.0.0.5:2376")),
-            "" | "/" => return Ok(Self::Unix(DockerConfig::SOCKET_DEFAULT.into())),
+            "" | "/" => return Ok(Self::default()),
             path if path.starts_with('/') => format!("unix://{path}"),
             host => format!("tcp://{}", with_port(host.trim_end_matches('/'), if is_tls { tls_port } else { plain_port })),
         };
         address.parse()
+    }
+}
+
+/// That of an engine that was installed as usual.
+impl Default for EngineAddress {
+    fn default() -> Self {
+        Self::Unix(DockerConfig::SOCKET_DEFAULT.into())
     }
 }
 

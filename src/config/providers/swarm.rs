@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::conventions::{Convention, Conventions};
-use super::docker::{AddressChoice, DockerConfig, EngineAddress, check_tls};
+use super::docker::{AddressChoice, EngineAddress, check_tls};
 use super::layout::RouteTemplate;
 use super::tls::ClientTls;
 use crate::config::duration;
@@ -14,9 +14,10 @@ use crate::config::duration;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SwarmConfig {
-    /// Where the API of a manager is: `"unix:///var/run/docker.sock"` (default), or `"tcp://10.0.0.5:2376"`.
-    pub endpoint: EngineAddress,
-    /// Speaks TLS to a `tcp://` endpoint when present. `{}` verifies against the system's roots.
+    /// Where the APIs of managers are, of which one is asked, and the next if it fails: `["unix:///var/run/docker.sock"]` (default), or
+    /// `["tcp://10.0.0.5:2376", "tcp://10.0.0.6:2376"]`.
+    pub endpoints: Vec<EngineAddress>,
+    /// Speaks TLS to `tcp://` endpoints when present. `{}` verifies against the system's roots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
     /// Which addresses of a task are used. Default: its own, on the network that `network` names or that we are a task of ourselves; or
@@ -43,8 +44,16 @@ pub struct SwarmConfig {
 /// The Swarm that the engine of this host manages.
 impl Default for SwarmConfig {
     fn default() -> Self {
-        let DockerConfig { endpoint, .. } = DockerConfig::default();
-        Self { endpoint, tls: None, address: None, network: None, poll: None, conventions: Vec::new(), route: None, haproxy_group: None }
+        Self {
+            endpoints: vec![EngineAddress::default()],
+            tls: None,
+            address: None,
+            network: None,
+            poll: None,
+            conventions: Vec::new(),
+            route: None,
+            haproxy_group: None,
+        }
     }
 }
 
@@ -70,12 +79,20 @@ impl SwarmConfig {
             return Err("`network` chooses among a task's own addresses: it does not go with `address = \"published\"`".into());
         }
         self.conventions().check()?;
-        check_tls(&self.endpoint, self.tls.as_ref())
+        if self.endpoints.is_empty() {
+            return Err("`endpoints` needs at least one manager".into());
+        }
+        self.endpoints.iter().try_for_each(|endpoint| check_tls(endpoint, self.tls.as_ref()))
     }
 
-    /// Reads what follows `swarm://`: nothing, the path of a socket, or `host:port`; with `tls` for `swarms://`.
+    /// Reads what follows `swarm://`: nothing, the path of a socket, or `host:port,host2:port`; with `tls` for `swarms://`.
     pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
-        let config = Self { endpoint: EngineAddress::parse_url("swarms", rest, tls.is_some())?, tls, ..Self::default() };
+        let hosts: Vec<&str> = if rest.starts_with('/') { vec![rest] } else { rest.split(',').collect() };
+        if hosts.len() > 1 && hosts.iter().any(|host| host.is_empty()) {
+            return Err(format!("`{rest}` has a comma without a manager on both sides"));
+        }
+        let endpoints = hosts.into_iter().map(|host| EngineAddress::parse_url("swarms", host, tls.is_some()));
+        let config = Self { endpoints: endpoints.collect::<Result<_, _>>()?, tls, ..Self::default() };
         config.check().map(|()| config)
     }
 }
@@ -87,12 +104,15 @@ mod tests {
     #[test]
     fn urls_name_a_manager() {
         let check = |rest: &str, tls: Option<ClientTls>, expected: &str| {
-            assert_eq!(SwarmConfig::parse_url(rest, tls).unwrap().endpoint.to_string(), expected, "{rest}");
+            let endpoints = SwarmConfig::parse_url(rest, tls).unwrap().endpoints;
+            assert_eq!(endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "), expected, "{rest}");
         };
         check("", None, "unix:///var/run/docker.sock");
         check("/run/docker.sock", None, "unix:///run/docker.sock");
         check("10.0.0.5", None, "tcp://10.0.0.5:2375");
         check("manager", Some(ClientTls::default()), "tcp://manager:2376");
+        check("10.0.0.5,[::1]:99", None, "tcp://10.0.0.5:2375 tcp://[::1]:99");
+        assert!(SwarmConfig::parse_url("a,,b", None).unwrap_err().contains("a comma"));
         assert!(SwarmConfig::parse_url("", Some(ClientTls::default())).unwrap_err().contains("swarms://10.0.0.5:2376"));
     }
 
@@ -104,6 +124,7 @@ mod tests {
             SwarmConfig { address: Some(AddressChoice::Published), network: Some("front".into()), ..SwarmConfig::default() },
             "does not go with",
         );
+        check(SwarmConfig { endpoints: Vec::new(), ..SwarmConfig::default() }, "at least one manager");
         check(SwarmConfig { tls: Some(ClientTls::default()), ..SwarmConfig::default() }, "a unix socket has none");
     }
 }
