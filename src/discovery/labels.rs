@@ -88,6 +88,33 @@ impl Said {
         said
     }
 
+    /// Takes over what a bearer that was made at `created` says at `place` of the object under `key`.
+    pub(super) fn say(&mut self, provider: &Name, created: u64, key: String, value: Value, place: Place) {
+        let value = match value {
+            // An endpoint's address, which stands for the whole.
+            Value::String(text) => text,
+            value => value.to_string(),
+        };
+        if let Some((held, held_place, held_created)) = self.pairs.get(&key) {
+            let is_younger = created > *held_created;
+            let is_equal = *held == value;
+            if !is_equal {
+                let other = if is_younger { held_place.clone() } else { place.clone() };
+                let problem = Problem::warning("another bearer of the same object says something else, and is younger");
+                self.report(provider, problem.effect("what the other says is in force"), other);
+            }
+            if is_equal || !is_younger {
+                return;
+            }
+        }
+        self.pairs.insert(key, (value, place, created));
+    }
+
+    /// Takes over a problem at `place`.
+    pub(super) fn report(&mut self, provider: &Name, problem: Problem, place: Place) {
+        self.problems.push(problem.at(Origin { provider: provider.clone(), place }));
+    }
+
     /// Key, value and place of each object.
     pub fn pairs(&self) -> impl Iterator<Item = (Pair<'_>, Option<Place>)> {
         self.pairs
@@ -130,7 +157,7 @@ impl Telling<'_> {
         let is_said = |place: &Place| matches!(place, Place::Label { bearer, .. } if **bearer == *self.bearer.title);
         if !self.said.pairs.get(&key).is_some_and(|(_, place, _)| is_said(place)) {
             let place = self.place(label);
-            Reader { bearer: self.bearer, provider: self.provider, said: self.said }.say_at(key, place, value);
+            self.said.say(self.provider, self.bearer.created, key, value, place);
         }
     }
 
@@ -291,37 +318,12 @@ impl Reader<'_> {
 
     fn say(&mut self, key: String, label: &str, value: Value) {
         let place = self.place(label);
-        self.say_at(key, place, value);
-    }
-
-    fn say_at(&mut self, key: String, place: Place, value: Value) {
-        let value = match value {
-            // An endpoint's address, which stands for the whole.
-            Value::String(text) => text,
-            value => value.to_string(),
-        };
-        if let Some((held, held_place, created)) = self.said.pairs.get(&key) {
-            let is_younger = self.bearer.created > *created;
-            let is_equal = *held == value;
-            if !is_equal {
-                let other = if is_younger { held_place.clone() } else { place.clone() };
-                let problem = Problem::warning("another bearer of the same object says something else, and is younger");
-                self.report(problem.effect("what the other says is in force"), other);
-            }
-            if is_equal || !is_younger {
-                return;
-            }
-        }
-        self.said.pairs.insert(key, (value, place, self.bearer.created));
+        self.said.say(self.provider, self.bearer.created, key, value, place);
     }
 
     fn complain(&mut self, label: &str, message: String, effect: &str) {
         let place = self.place(label);
-        self.report(Problem::error(message).effect(effect), place);
-    }
-
-    fn report(&mut self, problem: Problem, place: Place) {
-        self.said.problems.push(problem.at(Origin { provider: self.provider.clone(), place }));
+        self.said.report(self.provider, Problem::error(message).effect(effect), place);
     }
 
     fn place(&self, label: &str) -> Place {

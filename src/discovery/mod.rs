@@ -10,7 +10,7 @@
 //! | [`protect`] | what is in force of what a provider says: [`guard`] holds back an update that would take away much at once, [`hold_down`] endpoints that come and go, [`grace`] keeps routes that are gone with their endpoints |
 //! | [`keep`] | the same on disk, for a start without the source; [`stored`]: as bytes |
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layouts that all stores share, ours and those of others |
-//! | [`consul`] | keys of a Consul agent's store |
+//! | [`consul`] | keys of a Consul agent's store, and services of its catalog |
 //! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
 //! | [`swarm`] | services of a Docker Swarm: [`tasks`] reads what a manager says of them |
 //! | [`registrator_labels`], [`haproxy_labels`], [`hive_labels`] | labels that others made up; `conventions` reads them beside ours |

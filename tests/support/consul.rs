@@ -1,29 +1,41 @@
-//! A Consul agent's key/value store as its HTTP API shows it, for tests of who reads it: blocking queries, ACLs, an index that is reset.
+//! A Consul agent as its HTTP API shows it, for tests of who reads it: blocking queries, ACLs, an index that is reset.
 //!
-//! The shapes of its answers were recorded from Consul 1.9.11.
+//! The shapes of its answers are those of Consul 1.9.11. What is written to it is written as to a real agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
+use serde_json::json;
 use tokio::sync::watch;
 
+use super::consul_services::Services;
 use super::stub::{Asked, Say, Stub};
 
-/// What the store holds, and how it answers.
+/// What the agent holds, and how it answers.
 #[derive(Debug, Clone, Default)]
 pub struct State {
     /// Values with the index of their last change.
     pub keys: BTreeMap<String, (String, u64)>,
+    /// Services of the catalog.
+    pub services: Services,
     /// The index of the last change.
     pub index: u64,
     /// Denies by default: who has not this token reads nothing.
     pub token: Option<String>,
+    /// Services that the token may not read.
+    pub hidden: BTreeSet<String>,
+    /// The token may not read nodes.
+    pub hides_nodes: bool,
+    /// Says when something was left out, as Consul does since 1.11.
+    pub says_filtered: bool,
     /// The answer to everything, instead of the keys.
     pub instead: Option<Say>,
+    /// Fields of all answers to `stale` queries.
+    pub when_stale: String,
     /// No leader is known.
     pub has_no_leader: bool,
 }
@@ -43,7 +55,7 @@ impl Consul {
         let (states, log) = (state.clone(), asked.clone());
         let stub = Stub::start(move |request| {
             log.lock().expect("nobody panics with it").push(request.clone());
-            answer(states.subscribe(), request)
+            answer(states.clone(), request)
         });
         Self { stub: stub.await, state, asked }
     }
@@ -78,45 +90,106 @@ impl Consul {
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("nobody panics with it").clone()
     }
+
+    /// How many queries wait, of all that asked for a path that starts so.
+    pub fn asked_for(&self, path: &str) -> usize {
+        self.asked().iter().filter(|asked| asked.path.starts_with(path)).count()
+    }
 }
 
-async fn answer(mut states: watch::Receiver<State>, asked: Asked) -> Say {
+/// The path without its query, decoded.
+pub fn path(asked: &Asked) -> String {
+    let path = asked.path.split('?').next().unwrap_or_default();
+    percent_decode_str(path).decode_utf8_lossy().into_owned()
+}
+
+async fn answer(state: Arc<watch::Sender<State>>, asked: Asked) -> Say {
+    let mut states = state.subscribe();
     if let Some(say) = states.borrow().instead.clone() {
         return say;
+    }
+    if asked.method != "GET" {
+        let mut status = 404;
+        state.send_modify(|state| status = write(state, &asked));
+        return Say::Whole(status, String::new(), "true".into());
     }
     if asked.path == "/v1/status/leader" {
         let leader = if states.borrow().has_no_leader { "\"\"" } else { "\"127.0.0.1:8300\"" };
         return Say::Whole(200, String::new(), leader.into());
     }
     let index: u64 = asked.parameter("index").and_then(|index| index.parse().ok()).unwrap_or_default();
-    let wait = asked.parameter("wait").and_then(|wait| wait.strip_suffix('s')?.parse().ok()).unwrap_or(300);
+    let wait = asked.parameter("wait").map(wait_of).unwrap_or(Duration::from_secs(300));
     // Only the end of the wait, or of the test, lets it answer without a change.
-    let change = states.wait_for(|state| index == 0 || state.index > index || state.instead.is_some());
-    let _ = tokio::time::timeout(Duration::from_secs(wait), change).await;
+    let change = states.wait_for(|state| index == 0 || index_of(state, &asked) > index || state.instead.is_some());
+    let _ = tokio::time::timeout(wait, change).await;
     let state = states.borrow().clone();
     state.instead.clone().unwrap_or_else(|| read(&state, &asked))
+}
+
+/// `30s`, `250ms`.
+fn wait_of(text: &str) -> Duration {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number = number.parse().expect("a wait is a number with a unit");
+    match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        _ => panic!("a wait has a unit: {text}"),
+    }
+}
+
+fn write(state: &mut State, asked: &Asked) -> u16 {
+    state.index += 1;
+    let index = state.index;
+    let path = path(asked);
+    match (asked.method.as_str(), path.strip_prefix("/v1/kv/")) {
+        ("PUT", Some(key)) => drop(state.keys.insert(key.to_owned(), (asked.body.clone(), index))),
+        ("DELETE", Some(key)) => drop(state.keys.remove(key)),
+        ("PUT", None) => return state.services.write(&path, asked, index),
+        _ => return 405,
+    }
+    200
+}
+
+fn index_of(state: &State, asked: &Asked) -> u64 {
+    let path = path(asked);
+    match path.strip_prefix("/v1/health/service/") {
+        Some(name) => state.services.index_of(name),
+        None if path == "/v1/catalog/services" => state.services.index(),
+        None => state.index,
+    }
 }
 
 fn read(state: &State, asked: &Asked) -> Say {
     let policy = if state.token.is_some() { "deny" } else { "allow" };
     let fields = format!(
-        "Content-Type: application/json\r\nX-Consul-Default-Acl-Policy: {policy}\r\nX-Consul-Index: {}\r\nX-Consul-Knownleader: {}\r\nX-Consul-Lastcontact: 0\r\n",
-        state.index, !state.has_no_leader
+        "Content-Type: application/json\r\nX-Consul-Default-Acl-Policy: {policy}\r\nX-Consul-Index: {}\r\n",
+        index_of(state, asked)
     );
-    let is_recursive = asked.parameter("recurse").is_some();
+    let fields = match asked.parameter("stale") {
+        Some(_) if !state.when_stale.is_empty() => format!("{fields}{}", state.when_stale),
+        _ => format!("{fields}X-Consul-Knownleader: {}\r\nX-Consul-Lastcontact: 0\r\n", !state.has_no_leader),
+    };
     let token = asked.field("x-consul-token");
-    if state.token.is_some() && state.token.as_deref() != token {
-        return match (token, is_recursive) {
-            (Some(_), _) => Say::Whole(403, fields, "ACL not found".into()),
-            (None, true) => Say::Whole(404, fields, String::new()),
-            (None, false) => Say::Whole(403, fields, "Permission denied".into()),
-        };
+    let is_anonymous = state.token.is_some() && token.is_none();
+    if state.token.is_some() && token.is_some() && state.token.as_deref() != token {
+        return Say::Whole(403, fields, "ACL not found".into());
     }
-    let prefix = asked.path.trim_start_matches("/v1/kv/").split('?').next().unwrap_or_default();
-    let prefix = percent_decode_str(prefix).decode_utf8_lossy();
-    let is_asked = |key: &str| if is_recursive { key.starts_with(&*prefix) } else { key == prefix };
+    let path = path(asked);
+    match path.strip_prefix("/v1/kv/") {
+        Some(prefix) => keys(state, prefix, asked.parameter("recurse").is_some(), is_anonymous, fields),
+        None => services(state, &path, is_anonymous, fields),
+    }
+}
+
+fn keys(state: &State, prefix: &str, is_recursive: bool, is_anonymous: bool, fields: String) -> Say {
+    match (is_anonymous, is_recursive) {
+        (true, true) => return Say::Whole(404, fields, String::new()),
+        (true, false) => return Say::Whole(403, fields, "Permission denied".into()),
+        (false, _) => {}
+    }
+    let is_asked = |key: &str| if is_recursive { key.starts_with(prefix) } else { key == prefix };
     let keys = state.keys.iter().filter(|(key, _)| is_asked(key)).map(|(key, (value, index))| {
-        serde_json::json!({"LockIndex": 0, "Key": key, "Flags": 0, "Value": STANDARD.encode(value), "CreateIndex": index, "ModifyIndex": index})
+        json!({"LockIndex": 0, "Key": key, "Flags": 0, "Value": STANDARD.encode(value), "CreateIndex": index, "ModifyIndex": index})
     });
     let keys: Vec<_> = keys.collect();
     if keys.is_empty() {
@@ -124,4 +197,31 @@ fn read(state: &State, asked: &Asked) -> Say {
     } else {
         Say::Whole(200, fields, serde_json::Value::from(keys).to_string())
     }
+}
+
+fn services(state: &State, path: &str, is_anonymous: bool, fields: String) -> Say {
+    let may_read = |name: &str| !is_anonymous && !state.hidden.contains(name);
+    let (whole, seen) = if path == "/v1/catalog/services" {
+        let list = state.services.names();
+        let seen: serde_json::Map<_, _> = list.clone().into_iter().filter(|(name, _)| may_read(name)).collect();
+        (list.len() == seen.len(), seen.into())
+    } else if path == "/v1/catalog/nodes" {
+        let is_seen = !is_anonymous && !state.hides_nodes;
+        (is_seen, if is_seen { json!([{"Node": "vm", "Address": "127.0.0.1"}]) } else { json!([]) })
+    } else if let Some(name) = path.strip_prefix("/v1/agent/health/service/name/") {
+        return if may_read(name) {
+            Say::Whole(404, fields, format!("ServiceName {name} Not Found"))
+        } else {
+            Say::Whole(403, fields, "Permission denied".into())
+        };
+    } else if let Some(name) = path.strip_prefix("/v1/health/service/") {
+        let list = state.services.health(name);
+        let is_seen = list.is_empty() || (may_read(name) && !state.hides_nodes);
+        (is_seen, if is_seen { list.into() } else { json!([]) })
+    } else {
+        return Say::Whole(404, fields, String::new());
+    };
+    // Who has no token is not told.
+    let filtered = if state.says_filtered && !whole && !is_anonymous { "X-Consul-Results-Filtered-By-Acls: true\r\n" } else { "" };
+    Say::Whole(200, format!("{fields}{filtered}"), serde_json::Value::to_string(&seen))
 }

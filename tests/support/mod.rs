@@ -13,6 +13,8 @@ use nuncio::discovery::{Feed, FeedStatus, Provider, Publisher, Supervisor};
 use tokio::sync::mpsc;
 
 pub mod consul;
+pub mod consul_agent;
+pub mod consul_services;
 pub mod dockerd;
 pub mod engine_stub;
 pub mod etcd;

@@ -5,12 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The head of a request, whose body is empty.
+/// A request.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// `GET`, `HEAD`.
@@ -19,6 +20,8 @@ pub struct Asked {
     pub path: String,
     /// Start line and fields.
     pub head: String,
+    /// As long as `Content-Length` says.
+    pub body: String,
 }
 
 impl Asked {
@@ -52,7 +55,15 @@ type Handler = dyn Fn(Asked) -> Pin<Box<dyn Future<Output = Say> + Send>> + Send
 pub struct Stub {
     /// Where it listens.
     pub address: SocketAddr,
+    connections: Arc<Connections>,
     _stop: DropGuard,
+}
+
+/// How many connections there are, and how many there were at most.
+#[derive(Default)]
+struct Connections {
+    now: AtomicUsize,
+    max: AtomicUsize,
 }
 
 impl Stub {
@@ -66,15 +77,26 @@ impl Stub {
         let address = listener.local_addr().expect("a bound socket has an address");
         let stop = CancellationToken::new();
         let is_over = stop.clone();
+        let connections = Arc::new(Connections::default());
+        let counts = connections.clone();
         let accept = async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let serve = serve(stream, handler.clone());
+                let (serve, counts) = (serve(stream, handler.clone()), counts.clone());
+                counts.max.fetch_max(counts.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 // How a connection ends is its client's business.
-                tokio::spawn(is_over.clone().run_until_cancelled_owned(async move { drop(serve.await) }));
+                tokio::spawn(is_over.clone().run_until_cancelled_owned(async move {
+                    drop(serve.await);
+                    counts.now.fetch_sub(1, Ordering::SeqCst);
+                }));
             }
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
-        Self { address, _stop: stop.drop_guard() }
+        Self { address, connections, _stop: stop.drop_guard() }
+    }
+
+    /// How many connections there were at the same time, at most.
+    pub fn connections_max(&self) -> usize {
+        self.connections.max.load(Ordering::SeqCst)
     }
 
     /// Its address as a URL.
@@ -116,5 +138,10 @@ async fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Asked> {
     let head = String::from_utf8(head).map_err(io::Error::other)?;
     let mut words = head.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    Ok(Asked { method, path, head })
+    let mut asked = Asked { method, path, head, body: String::new() };
+    let length = asked.field("content-length").and_then(|length| length.parse().ok()).unwrap_or_default();
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await?;
+    asked.body = String::from_utf8(body).map_err(io::Error::other)?;
+    Ok(asked)
 }

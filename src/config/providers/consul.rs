@@ -1,13 +1,19 @@
 //! A Consul agent.
 
 use std::fmt;
+use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
+use super::consul_catalog::{CatalogConfig, ServicePattern};
+use super::layout::RouteTemplate;
 use super::tls::ClientTls;
 use super::url::{Url, is_server, with_port};
+use crate::config::duration;
+use crate::suggest;
 
-/// The key/value store of a Consul agent.
+/// The key/value store of a Consul agent, and the services in its catalog.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsulConfig {
@@ -17,15 +23,25 @@ pub struct ConsulConfig {
     /// What all keys start with. A `/` at its start or end makes no difference. Default `"nuncio"`.
     #[serde(default = "prefix_default", deserialize_with = "deserialize_prefix")]
     pub prefix: String,
-    /// The ACL token. It needs `key_prefix` read below `prefix`. Default: the anonymous token.
+    /// Whether the keys below `prefix` are read. Default true.
+    #[serde(default = "kv_default")]
+    pub kv: bool,
+    /// Reads services of the catalog when present. `{}`: those with tags that describe routes. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<CatalogConfig>,
+    /// The ACL token. It needs `key_prefix` read below `prefix`, and for the catalog `service` and `node` read. Default: the anonymous
+    /// token.
     #[serde(default, skip_serializing)]
     pub token: Option<String>,
     /// The datacenter to read. Default: the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datacenter: Option<String>,
-    /// Lets any server answer, not the leader alone. One that has not heard from its leader for 10 s is not believed. Default false.
+    /// Lets any server answer, not the leader alone. Default false.
     #[serde(default)]
     pub stale: bool,
+    /// With `stale`: a server that has not heard from its leader for longer is not believed, and the leader is asked. Default 10 s.
+    #[serde(default = "max_stale_default", with = "duration")]
+    pub max_stale: Duration,
     /// Speaks TLS to the agents when present. `{}` verifies against the system's roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
@@ -35,21 +51,34 @@ pub struct ConsulConfig {
 impl Default for ConsulConfig {
     fn default() -> Self {
         let endpoints = vec!["http://127.0.0.1:8500".into()];
-        Self { endpoints, prefix: prefix_default(), token: None, datacenter: None, stale: false, tls: None }
+        Self {
+            endpoints,
+            prefix: prefix_default(),
+            kv: true,
+            catalog: None,
+            token: None,
+            datacenter: None,
+            stale: false,
+            max_stale: max_stale_default(),
+            tls: None,
+        }
     }
 }
 
 /// Never shows the token: debug output ends in logs.
 impl fmt::Debug for ConsulConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, prefix, token, datacenter, stale, tls } = self;
+        let Self { endpoints, prefix, kv, catalog, token, datacenter, stale, max_stale, tls } = self;
         let token = token.as_ref().map(|_| "…");
         f.debug_struct("ConsulConfig")
             .field("endpoints", endpoints)
             .field("prefix", prefix)
+            .field("kv", kv)
+            .field("catalog", catalog)
             .field("token", &token)
             .field("datacenter", datacenter)
             .field("stale", stale)
+            .field("max_stale", max_stale)
             .field("tls", tls)
             .finish()
     }
@@ -72,11 +101,16 @@ impl ConsulConfig {
         if self.token.as_ref().is_some_and(|token| http::HeaderValue::try_from(token).is_err()) {
             return Err("`token` has characters that no token has".into());
         }
+        if !self.kv && self.catalog.is_none() {
+            return Err("nothing is read: `kv` is false, and there is no `catalog`".into());
+        }
+        self.catalog.as_ref().map_or(Ok(()), CatalogConfig::check)?;
         self.tls.as_ref().map_or(Ok(()), ClientTls::check)
     }
 
     /// Reads what follows `consul://`, or with `tls` `consuls://`.
     pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
+        let (rest, settings) = rest.split_once('?').unwrap_or((rest, ""));
         let Url { user: token, password, hosts, path } = Url::parse(rest)?;
         if password.is_some() {
             return Err("a Consul URL has a token alone, not a user and a password: consul://TOKEN@host:8500/prefix".into());
@@ -88,8 +122,40 @@ impl ConsulConfig {
         };
         let prefix = if path.len() > 1 { parse_prefix(path)? } else { prefix_default() };
         let endpoints = hosts.iter().map(endpoint).collect::<Result<_, _>>()?;
-        let config = Self { endpoints, prefix, token, tls, ..Self::default() };
+        let mut config = Self { endpoints, prefix, token, tls, ..Self::default() };
+        for setting in settings.split('&').filter(|setting| !setting.is_empty()) {
+            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+            let value = percent_decode_str(value).decode_utf8();
+            config.set(key, &value.map_err(|_| format!("`{key}` in the URL is not UTF-8 once it is decoded"))?)?;
+        }
         config.check().map(|()| config)
+    }
+
+    /// Takes over a setting of a URL's query: `?catalog`, `?services=web,api-*&kv=false`.
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        const KEYS: [&str; 6] = ["catalog", "datacenter", "kv", "route", "services", "stale"];
+        let truth = || match value {
+            "" | "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(format!("`{key}` in the URL is `true` or `false`, not `{value}`")),
+        };
+        match key {
+            "catalog" if !truth()? => self.catalog = None,
+            "catalog" => drop(self.catalog.get_or_insert_default()),
+            "datacenter" => self.datacenter = Some(value.to_owned()),
+            "kv" => self.kv = truth()?,
+            "route" => self.catalog.get_or_insert_default().route = Some(RouteTemplate::parse(value)?),
+            "services" => {
+                let services: Vec<_> = value.split(',').map(ServicePattern::parse).collect::<Result<_, _>>()?;
+                self.catalog.get_or_insert_default().services = services;
+            }
+            "stale" => self.stale = truth()?,
+            _ => {
+                let near = suggest::nearest(key, KEYS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                return Err(format!("unknown setting `{key}` in the URL: the known ones are {}{near}", KEYS.join(", ")));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -112,6 +178,14 @@ fn parse_prefix(text: &str) -> Result<String, String> {
 
 fn prefix_default() -> String {
     "nuncio".into()
+}
+
+fn kv_default() -> bool {
+    true
+}
+
+fn max_stale_default() -> Duration {
+    Duration::from_secs(10)
 }
 
 fn deserialize_prefix<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -143,6 +217,17 @@ mod tests {
     }
 
     #[test]
+    fn the_query_asks_for_services() {
+        let config = ConsulConfig::parse_url("consul?services=web,api-*&kv=false&stale&route=Host(`{name}.test`)", None).unwrap();
+        assert!(!config.kv && config.stale);
+        let catalog = config.catalog.unwrap();
+        assert_eq!(catalog.services, ["web", "api-*"].map(|service| ServicePattern::parse(service).unwrap()));
+        assert_eq!((catalog.tags.len(), catalog.route.is_some()), (3, true));
+        assert_eq!(ConsulConfig::parse_url("consul/edge?catalog", None).unwrap().catalog, Some(CatalogConfig::default()));
+        assert_eq!(ConsulConfig::parse_url("consul", None).unwrap().catalog, None);
+    }
+
+    #[test]
     fn what_is_none_says_so_without_its_token() {
         for (url, expected) in [
             ("geheim@", "not the URL of a Consul agent"),
@@ -150,6 +235,11 @@ mod tests {
             ("user:geheim@a", "a token alone"),
             ("geheim%0a@a", "no token has"),
             ("a//x//y", "not a prefix"),
+            ("a?kv=no", "`true` or `false`"),
+            ("a?kv=false", "nothing is read"),
+            ("a?service=web", "did you mean `services`?"),
+            ("a?services=web,", "is not empty"),
+            ("a?route=Host(`a`)", "needs a place"),
         ] {
             let error = ConsulConfig::parse_url(url, None).unwrap_err();
             assert!(error.contains(expected) && !error.contains("geheim"), "{url}: {error}");

@@ -4,6 +4,7 @@
 //! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS, `layout` how keys and values are read.
 
 mod consul;
+mod consul_catalog;
 mod conventions;
 mod docker;
 mod etcd;
@@ -17,6 +18,7 @@ mod zookeeper;
 use serde::{Deserialize, Serialize};
 
 pub use self::consul::ConsulConfig;
+pub use self::consul_catalog::{CatalogConfig, ServicePattern, TagDialect};
 pub use self::conventions::{Convention, Conventions};
 pub use self::docker::{AddressChoice, DockerConfig, EngineAddress};
 pub use self::etcd::EtcdConfig;

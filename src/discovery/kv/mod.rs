@@ -183,14 +183,17 @@ impl Tree {
 
     fn put_value(&mut self, key: &[u8], value: Result<&[u8], &str>, revision: u64, place: Option<Place>) -> bool {
         let put = match below(&self.prefix, key) {
-            Ok(Some(path)) => self.put_located(path, value, revision, place),
+            Ok(Some(path)) => self.put_located(path, value, revision, place.clone()),
             Ok(None) => return false,
             Err(stray) => Err(stray),
         };
         put.unwrap_or_else(|stray| {
             let stray = value.err().map_or(stray, Stray::new);
             let shown = key.get(..KEY_BYTES_MAX).unwrap_or(key);
-            let origin = self.origin(&String::from_utf8_lossy(shown), revision);
+            let origin = match place {
+                Some(place) => Origin { provider: self.provider.clone(), place },
+                None => self.origin(&String::from_utf8_lossy(shown), revision),
+            };
             self.strays.put(key, stray.problem().at(origin))
         })
     }
