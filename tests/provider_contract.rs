@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nuncio::config::providers::{ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, RouteTemplate, SwarmConfig, ZookeeperConfig};
+use nuncio::config::providers::{
+    CatalogConfig, ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, RouteTemplate, ServicePattern, SwarmConfig, ZookeeperConfig,
+};
 use nuncio::discovery::kv::{Pair, Tree};
 use nuncio::discovery::{
     ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider, SwarmProvider,
@@ -60,6 +62,8 @@ macro_rules! contract {
 contract!(etcd: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(consul: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
+    thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
+contract!(consul_catalog: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(etcd2: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
@@ -144,6 +148,7 @@ mod stores {
     pub(super) type docker = super::DockerStore;
     pub(super) type etcd = super::EtcdStore;
     pub(super) type consul = super::ConsulStore;
+    pub(super) type consul_catalog = super::ConsulCatalogStore;
     pub(super) type etcd2 = super::Etcd2Store;
     pub(super) type program = super::ProgramStore;
     pub(super) type zookeeper = super::ZookeeperStore;
@@ -405,6 +410,75 @@ impl Store for ConsulStore {
 }
 
 impl Losable for ConsulStore {
+    async fn lose(&mut self) {
+        self.relay.cut();
+    }
+
+    async fn find(&mut self) {
+        self.relay.mend();
+    }
+}
+
+/// Services of a Consul agent, reached through a relay that can be cut. An endpoint is an instance of the service of its upstream; other
+/// objects are tags of an instance that is not well.
+struct ConsulCatalogStore {
+    consul: Consul,
+    relay: Relay,
+}
+
+impl ConsulCatalogStore {
+    fn definition(path: &str, value: &str) -> serde_json::Value {
+        let value: serde_json::Value = serde_json::from_str(value).expect("values are JSON");
+        match path.split('/').collect::<Vec<_>>().as_slice() {
+            ["upstreams", upstream, "endpoints", _] => {
+                let (address, port) = value.as_str().and_then(|address| address.split_once(':')).expect("an address");
+                serde_json::json!({ "Name": upstream, "ID": path, "Address": address, "Port": port.parse::<u16>().expect("a port") })
+            }
+            [section, name] => {
+                let service = value["upstream"].as_str().unwrap_or(name);
+                let tag = format!("nuncio.{section}.{name}={value}");
+                serde_json::json!({ "Name": service, "ID": path, "Tags": [tag], "Check": { "Status": "critical" } })
+            }
+            _ => panic!("{path} is no object"),
+        }
+    }
+}
+
+impl Store for ConsulCatalogStore {
+    async fn start() -> Self {
+        let consul = Consul::start().await;
+        let relay = Relay::to(consul.stub().address).await;
+        Self { consul, relay }
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        let endpoints = vec![format!("http://{}", self.relay.address())];
+        let services = vec![ServicePattern::parse("*").expect("a pattern")];
+        let catalog = Some(CatalogConfig { services, ..CatalogConfig::default() });
+        let config = ConsulConfig { endpoints, kv: false, catalog, ..ConsulConfig::default() };
+        Box::new(ConsulProvider::new(Name::literal("consul"), config))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.put_at_once(&[(path.into(), value.into())]).await;
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        self.consul.set(|state| {
+            state.index += 1;
+            pairs.iter().for_each(|(path, value)| state.services.register(Self::definition(path, value), state.index));
+        });
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.consul.set(|state| {
+            state.index += 1;
+            state.services.deregister(path, state.index);
+        });
+    }
+}
+
+impl Losable for ConsulCatalogStore {
     async fn lose(&mut self) {
         self.relay.cut();
     }

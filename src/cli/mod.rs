@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod client;
+mod consul_env;
 mod demo;
 mod demo_endpoint;
 mod health;

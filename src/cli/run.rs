@@ -45,8 +45,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR", requires = "listen", value_parser = Endpoint::parse_address)]
     to: Vec<Address>,
     /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS; etcd2://… for etcd's v2
-    /// API; consul://[TOKEN@]HOST:PORT[/PREFIX]; docker:// or docker://HOST:PORT; swarm:// the same; zookeeper://HOST:PORT[/PREFIX];
-    /// file:///PATH
+    /// API; consul://[TOKEN@]HOST:PORT[/PREFIX], with ?services=web,api-* or ?catalog for services, or consul:// for the agent that
+    /// CONSUL_HTTP_ADDR names; docker:// or docker://HOST:PORT; swarm:// the same; zookeeper://HOST:PORT[/PREFIX]; file:///PATH
     #[arg(long, value_name = "URL")]
     provider: Vec<String>,
     #[command(flatten)]
@@ -84,7 +84,7 @@ const NOTHING_TO_RUN: &str = "there is nothing to run. Say where requests go, in
 /// Not clap's `value_parser`, which would quote the URL with its password.
 fn parse_provider(url: &str) -> ProviderConfig {
     use clap::CommandFactory;
-    ProviderConfig::parse_url(url).unwrap_or_else(|error| {
+    super::consul_env::provider(url).unwrap_or_else(|| ProviderConfig::parse_url(url)).unwrap_or_else(|error| {
         super::Cli::command().error(ErrorKind::ValueValidation, format!("--provider: {error}")).exit();
     })
 }

@@ -57,6 +57,7 @@ mod tests {
             "providers.docker.tls",
             "providers.etcd",
             "providers.consul",
+            "providers.consul.catalog",
             "providers.etcd.tls",
             "providers.file",
             "providers.zookeeper",

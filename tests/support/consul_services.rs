@@ -73,6 +73,13 @@ impl Services {
         self.registered.insert(id, registered);
     }
 
+    /// Takes an instance away.
+    pub fn deregister(&mut self, id: &str, index: u64) {
+        if let Some(registered) = self.registered.remove(id) {
+            self.write_of(registered.name(), index);
+        }
+    }
+
     /// Takes all instances of this name away.
     pub fn remove(&mut self, name: &str, index: u64) {
         self.write_of(name, index);

@@ -80,7 +80,7 @@ impl ProviderConfig {
     }
 
     /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
-    /// `etcd2s://…` for the v2 API, `etcd://host/services?layout=services` for another layout, `consul://TOKEN@host:8500/prefix`,
+    /// `etcd2s://…` for the v2 API, `etcd://host/services?layout=services` for another layout, `consul://TOKEN@host:8500/prefix?catalog`,
     /// `consuls://…`, `file:///path`, `docker://`, `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`, `swarm://…`
     /// and `swarms://…` the same, also with several managers, `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`.
     ///

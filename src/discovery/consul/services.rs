@@ -373,3 +373,134 @@ fn shown(tag: &str) -> &str {
     let end = if tag.starts_with("urlprefix-") { tag.find(' ') } else { tag.find('=') };
     end.and_then(|end| tag.get(..end)).unwrap_or(tag)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::providers::TagDialect;
+    use crate::discovery::kv::Tree;
+
+    fn config(services: &[&str]) -> CatalogConfig {
+        let services = services.iter().map(|service| ServicePattern::parse(service).unwrap()).collect();
+        CatalogConfig { services, ..CatalogConfig::default() }
+    }
+
+    fn instance(id: &str, tags: &[&str], status: &str) -> Instance {
+        let service = json!({ "ID": id, "Tags": tags, "Address": "10.0.0.1", "Port": 80, "ModifyIndex": 5 });
+        serde_json::from_value(json!({ "Node": { "Node": "vm" }, "Service": service, "Checks": [{ "CheckID": "c", "Status": status }] }))
+            .unwrap()
+    }
+
+    fn listing(services: &[(&str, &str)]) -> Listing {
+        services.iter().map(|(name, tag)| ((*name).to_owned(), vec![(*tag).to_owned()])).collect()
+    }
+
+    fn wanted(services: &Services) -> Vec<&str> {
+        services.wanted().map(String::as_str).collect()
+    }
+
+    fn said(services: &mut Services) -> (Vec<String>, Vec<String>) {
+        let said = services.say(&Name::literal("consul"));
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let pairs = said.pairs().map(|(pair, _)| format!("{} {}", text(pair.key), text(pair.value))).collect();
+        (pairs, said.problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn services_are_asked_for_by_name_by_pattern_by_tag_and_by_routes() {
+        let mut services = Services::new(config(&["web", "api-*"]));
+        assert_eq!(wanted(&services), ["web"]);
+        let all = [("consul", ""), ("api-1", ""), ("tagged", "nuncio.enable=true"), ("db", ""), ("other", "")];
+        assert!(!services.list(listing(&all)), "nothing is known of them yet");
+        services.ask_for(["db".to_owned(), "missing".to_owned()].into());
+        assert_eq!(wanted(&services), ["api-1", "db", "tagged", "web"]);
+        assert!(!services.is_complete(true) && services.needs_listing(false));
+        for service in ["api-1", "db", "tagged", "web"] {
+            services.tell(service, Told::Service(vec![instance(service, &[], "passing")]));
+        }
+        assert!(services.is_complete(true));
+        // A name that is missing is not gone before its own list is empty; one that is there and does not ask is.
+        assert!(services.list(listing(&[("consul", ""), ("tagged", "blue")])));
+        assert_eq!(wanted(&services), ["api-1", "db", "web"]);
+        assert!(services.tell("db", Told::Service(Vec::new())) && services.tell("web", Told::Service(Vec::new())));
+        assert_eq!(wanted(&services), ["api-1", "web"], "one that is named stays");
+        assert!(!Services::new(CatalogConfig { tags: [].into(), ..config(&["web"]) }).needs_listing(false));
+    }
+
+    /// The list of a service may be told to be empty before the list of names.
+    #[test]
+    fn a_service_that_is_gone_is_forgotten_in_any_order() {
+        for is_listed_first in [false, true] {
+            let mut services = Services::new(config(&["*"]));
+            services.list(listing(&[("web", "")]));
+            services.tell("web", Told::Service(vec![instance("a", &[], "passing")]));
+            if is_listed_first {
+                services.list(listing(&[]));
+            }
+            services.tell("web", Told::Service(Vec::new()));
+            services.list(listing(&[]));
+            assert!(wanted(&services).is_empty(), "{is_listed_first}");
+        }
+    }
+
+    #[test]
+    fn what_may_not_be_read_stays_and_is_told() {
+        let mut services = Services::new(config(&["web", "api"]));
+        services.tell("web", Told::Service(vec![instance("a", &[], "passing")]));
+        assert!(services.tell("web", Told::Denied("this".into())) && !services.tell("web", Told::Denied("this".into())));
+        assert_eq!((services.denied(), services.is_complete(false)), (None, false));
+        services.tell("api", Told::Service(Vec::new()));
+        let (pairs, problems) = said(&mut services);
+        assert_eq!(pairs, ["/upstreams/api {}", "/upstreams/web {}", r#"/upstreams/web/endpoints/a {"address":"10.0.0.1:80"}"#]);
+        assert!(problems.len() == 1 && problems[0].contains("service web"), "{problems:?}");
+        services.tell("api", Told::Denied("that".into()));
+        assert_eq!(services.denied(), Some("that"));
+        services.tell("web", Told::Some(vec![instance("a", &[], "passing")]));
+        assert!(services.denied().is_none() && said(&mut services).1.iter().any(|problem| problem.contains("not read all instances")));
+    }
+
+    #[test]
+    fn instances_of_any_dialect_go_to_the_upstream_of_their_service() {
+        let mut services = Services::new(config(&[]));
+        services.list(listing(&[("web", "urlprefix-/")]));
+        let tags = ["nuncio.port=8080", "nuncio.weight=3", "urlprefix-/a", "traefik.http.routers.r.rule=Host(`b`)"];
+        let off = instance("off", &["nuncio.enable=false", "urlprefix-/off"], "passing");
+        services.tell("web", Told::Service(vec![instance("a", &tags, "passing"), instance("sick", &["urlprefix-/a"], "critical"), off]));
+        let expected = [
+            r#"/routes/r {"match":"Host(`b`)","upstream":"web"}"#,
+            r#"/routes/web@%2Fa {"match":"PathPrefix(\"/a\")","upstream":"web"}"#,
+            "/upstreams/web {}",
+            r#"/upstreams/web/endpoints/a {"address":"10.0.0.1:8080","weight":3}"#,
+        ];
+        assert_eq!(said(&mut services), (expected.map(str::to_owned).into(), Vec::new()));
+    }
+
+    #[test]
+    fn services_have_a_bound() {
+        let mut services = Services::new(config(&["*"]));
+        let names: Vec<String> = (0..SERVICES_MAX + 2).map(|number| format!("s{number}")).collect();
+        assert!(services.list(names.iter().map(|name| (name.clone(), Vec::new())).collect()));
+        assert_eq!(services.wanted().count(), SERVICES_MAX);
+        assert!(said(&mut services).1.iter().any(|problem| problem.contains("2 are not watched")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_service_can_be_said(
+            name in ".{1,20}",
+            ids in prop::collection::vec(".{1,12}", 0..4),
+            tags in prop::collection::vec("(nuncio\\.(host|port|upstream|enable)=|urlprefix-|traefik\\.)?.{0,12}", 0..4),
+        ) {
+            let template = RouteTemplate::parse("Host(`{name}`)").ok();
+            let mut services = Services::new(CatalogConfig { route: template, tags: [TagDialect::Nuncio, TagDialect::Fabio].into(), ..config(&["*"]) });
+            services.list([(name.clone(), tags.clone())].into());
+            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+            services.tell(&name, Told::Service(ids.iter().map(|id| instance(id, &tags, "passing")).collect()));
+            let said = services.say(&Name::literal("consul"));
+            let mut tree = Tree::new("", Name::literal("consul"));
+            tree.replace_at(said.pairs());
+        }
+    }
+}
