@@ -226,6 +226,9 @@ async fn what_may_not_be_read_is_not_empty() {
     let error = error_of(&fresh).await;
     assert!(error.contains("grant the token service \"db\" read"), "{error}");
     assert!(fresh.feed().latest().is_none(), "what may not be read is not empty");
+    // It is tried again, and never counts as read.
+    consul.until_asked("/v1/health/service/db", 3).await;
+    assert!(is_failing(&fresh.feed().status()) && fresh.feed().latest().is_none());
 
     let unknown = observe(ConsulConfig { token: Some("verraten".into()), ..config(agent(&consul), catalog(&["web"])) });
     let error = error_of(&unknown).await;
@@ -270,6 +273,34 @@ async fn one_service_that_may_not_be_read_keeps_its_instances() {
         });
         observed.within(SOON, "it is gone", |now| upstreams(now) == ["api", "new"]).await;
     }
+}
+
+/// What was read before is not taken for what is read now.
+#[tokio::test]
+async fn a_token_that_lost_all_its_rights_fails_until_it_has_them() {
+    let consul = Consul::start().await;
+    register(&consul, "web", &[]);
+    consul.set(|state| state.token = Some("geheim".into()));
+    let tags = [].into();
+    let config = config(consul.stub().url(), CatalogConfig { tags, ..catalog(&["web"]) });
+    let observed = observe(ConsulConfig { token: Some("geheim".into()), ..config });
+    let before = observed.until("the instance", |now| endpoints(now, "web").len() == 1).await;
+    consul.set(|state| {
+        state.hidden = ["web".to_owned()].into();
+        state.index += 1;
+        state.services.write_of("web", state.index);
+    });
+    observed.until_status("it fails", is_failing).await;
+    consul.until_asked("/v1/agent/health/service/name/web", 3).await;
+    assert!(is_failing(&observed.feed().status()), "what was denied before is denied still");
+    assert!(Arc::ptr_eq(&before, &observed.feed().latest().expect("it stays")), "nothing was published");
+    consul.set(|state| state.hidden.clear());
+    observed.until_status("it is live", |status| status.state == FeedState::Live).await;
+    consul.set(|state| {
+        state.index += 1;
+        state.services.register(json!({ "Name": "web", "ID": "web-2", "Address": "10.0.0.2", "Port": 80 }), state.index);
+    });
+    observed.within(SOON, "it goes on", |now| endpoints(now, "web").len() == 2).await;
 }
 
 #[tokio::test]

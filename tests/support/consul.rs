@@ -3,7 +3,7 @@
 //! The shapes of its answers are those of Consul 1.9.11. What is written to it is written as to a real agent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,6 +12,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::DEADLINE;
 use super::consul_services::Services;
 use super::stub::{Asked, Say, Stub};
 
@@ -44,17 +45,17 @@ pub struct State {
 pub struct Consul {
     stub: Stub,
     state: Arc<watch::Sender<State>>,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<watch::Sender<Vec<Asked>>>,
 }
 
 impl Consul {
     /// An agent with an empty store.
     pub async fn start() -> Self {
         let state = Arc::new(watch::Sender::new(State { index: 10, ..State::default() }));
-        let asked = Arc::new(Mutex::new(Vec::new()));
+        let asked = Arc::new(watch::Sender::new(Vec::new()));
         let (states, log) = (state.clone(), asked.clone());
         let stub = Stub::start(move |request| {
-            log.lock().expect("nobody panics with it").push(request.clone());
+            log.send_modify(|log| log.push(request.clone()));
             answer(states.clone(), request)
         });
         Self { stub: stub.await, state, asked }
@@ -88,12 +89,16 @@ impl Consul {
 
     /// What it was asked so far.
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().expect("nobody panics with it").clone()
+        self.asked.borrow().clone()
     }
 
-    /// How many queries wait, of all that asked for a path that starts so.
-    pub fn asked_for(&self, path: &str) -> usize {
-        self.asked().iter().filter(|asked| asked.path.starts_with(path)).count()
+    /// Waits until it was asked so many times more for a path that starts so.
+    pub async fn until_asked(&self, path: &str, times: usize) {
+        let count = |asked: &Vec<Asked>| asked.iter().filter(|asked| asked.path.starts_with(path)).count();
+        let goal = count(&self.asked.borrow()) + times;
+        let mut asked = self.asked.subscribe();
+        let reached = asked.wait_for(|asked| count(asked) >= goal);
+        drop(tokio::time::timeout(DEADLINE, reached).await.expect("it is asked in time"));
     }
 }
 

@@ -128,7 +128,9 @@ impl ConsulProvider {
                 () = is_due => Change::Now,
                 Some((is_first, news)) = session.watches.next() => {
                     session.untold -= usize::from(is_first);
-                    self.hear(news?, &mut session)?
+                    let change = self.hear(news?, &mut session)?;
+                    self.check_granted(&session)?;
+                    change
                 }
             };
             if change > Change::None {
@@ -137,7 +139,7 @@ impl ConsulProvider {
                 publisher.contact();
             }
             if change == Change::Now && self.is_ready() {
-                self.publish(changed_at.take().unwrap_or_else(Instant::now), publisher)?;
+                self.publish(changed_at.take().unwrap_or_else(Instant::now), publisher);
             }
         }
     }
@@ -160,6 +162,7 @@ impl ConsulProvider {
     /// Takes over what was told, and asks again.
     fn hear(&mut self, news: News, session: &mut Session) -> Result<Change, Failure> {
         let next = next_index(news.asked, news.index);
+        let may_ask_for_more = matches!(news.told, Told::Keys(_) | Told::Catalog(_));
         let change = match (news.told, &news.watched) {
             (Told::Keys(keys), _) => {
                 let keys: Vec<(Key, Vec<u8>)> =
@@ -179,7 +182,7 @@ impl ConsulProvider {
                 self.services.as_mut().map_or(Change::None, |services| services.hear(watched, told))
             }
         };
-        if let Some(services) = &self.services {
+        if let (Some(services), true) = (&self.services, may_ask_for_more) {
             session.ask_for(services);
         }
         if self.is_watched(&news.watched) {
@@ -205,11 +208,16 @@ impl ConsulProvider {
         self.problems.is_some() || ((self.keys.is_some() || !self.config.kv) && are_services_told())
     }
 
-    /// Publishes what keys and services say, if that is new.
-    fn publish(&mut self, seen_at: Instant, publisher: &dyn Publisher) -> Result<(), Failure> {
-        if let Some(grant) = self.services.as_ref().and_then(Services::denied) {
-            return Err(Failure::Grant(grant.to_owned()));
+    /// Whether the token may read any of the services that are asked for, once all was told.
+    fn check_granted(&self, session: &Session) -> Result<(), Failure> {
+        match self.services.as_ref().and_then(Services::denied) {
+            Some(grant) if session.untold == 0 => Err(Failure::Grant(grant.to_owned())),
+            _ => Ok(()),
         }
+    }
+
+    /// Publishes what keys and services say, if that is new.
+    fn publish(&mut self, seen_at: Instant, publisher: &dyn Publisher) {
         let mut said = self.services.as_mut().map(|services| services.say(&self.name)).unwrap_or_default();
         let (pairs, problems) = self.pairs(&said);
         said.problems.extend(problems);
@@ -217,18 +225,16 @@ impl ConsulProvider {
         let of_keys = self.keys.iter().flatten().map(|(key, value)| (pair(&key.key, value, key.modify_index), None));
         let is_changed = self.tree.replace_at(of_services.chain(of_keys));
         if !is_changed && self.problems.as_ref() == Some(&said.problems) {
-            publisher.contact();
-            return Ok(());
+            return publisher.contact();
         }
         let mut snapshot: Snapshot = self.tree.snapshot(Some(self.index), seen_at);
         snapshot.problems.extend(said.problems.iter().cloned());
         self.problems = Some(said.problems);
         publisher.publish(snapshot);
-        Ok(())
     }
 
     /// What services say and no key does, under keys of the store, and what is wrong with the rest.
-    fn pairs(&self, said: &Said) -> (Vec<(String, Vec<u8>, Option<Place>)>, Vec<Problem>) {
+    fn pairs(&self, said: &Said) -> (Vec<SaidPair>, Vec<Problem>) {
         let held: BTreeSet<&str> = self.keys.iter().flatten().map(|(key, _)| key.key.as_str()).collect();
         let (mut pairs, mut problems) = (Vec::new(), Vec::new());
         for (pair, place) in said.pairs() {
@@ -265,12 +271,16 @@ impl Session {
     /// Asks for all services that are to be watched and are not yet.
     fn ask_for(&mut self, services: &Services) {
         for service in services.wanted() {
-            if self.asked.insert(service.clone()) {
+            if !self.asked.contains(service) {
+                self.asked.insert(service.clone());
                 self.ask(Watched::Service(service.clone()));
             }
         }
     }
 }
+
+/// A key of the store that nobody wrote: its value, and where that was read.
+type SaidPair = (String, Vec<u8>, Option<Place>);
 
 fn pair<'a>(key: &'a str, value: &'a [u8], revision: u64) -> Pair<'a> {
     Pair { key: key.as_bytes(), value, revision }
