@@ -115,21 +115,8 @@ impl ProviderConfig {
 }
 
 /// The schemes of provider URLs.
-const SCHEMES: [&str; 13] = [
-    "consul",
-    "consuls",
-    "docker",
-    "dockers",
-    "etcd",
-    "etcds",
-    "etcd2",
-    "etcd2s",
-    "file",
-    "swarm",
-    "swarms",
-    "zookeeper",
-    "zookeepers",
-];
+const SCHEMES: [&str; 13] =
+    ["consul", "consuls", "docker", "dockers", "etcd", "etcds", "etcd2", "etcd2s", "file", "swarm", "swarms", "zookeeper", "zookeepers"];
 
 fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
     let mut etcd = EtcdConfig::deserialize(settings)?;
@@ -201,10 +188,7 @@ mod tests {
     #[test]
     fn what_is_no_url_says_so_without_its_password() {
         for (url, expected) in [
-            (
-                "10.0.0.5:2379",
-                "etcd2s://, file://, swarm://, swarms://, zookeeper://, zookeepers://",
-            ),
+            ("10.0.0.5:2379", "etcd2s://, file://, swarm://, swarms://, zookeeper://, zookeepers://"),
             ("etdc://10.0.0.5", "did you mean etcd://?"),
             ("etcd://", "not the URL of an etcd member"),
             ("etcd://a:geheim@/x", "not the URL of an etcd member"),

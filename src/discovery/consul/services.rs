@@ -14,7 +14,7 @@ use super::catalog::{Instance, Listing, Reached, ids, weights};
 use super::tags::{self, Bearing, Tagged, asks};
 use super::watch::{Key, Told, Watched};
 use crate::config::Problem;
-use crate::config::providers::{CatalogConfig, RouteTemplate, ServicePattern, clean_name};
+use crate::config::providers::{CatalogConfig, Conventions, RouteTemplate, ServicePattern, clean_name};
 use crate::config::snapshot::Place;
 use crate::discovery::labels::{self, Bearer, PROBLEMS_MAX, Said};
 use crate::names::Name;
@@ -202,7 +202,7 @@ impl Services {
         self.choose_groups();
         let told: Vec<Reading> = self.known.iter().filter_map(|(name, known)| self.read(name, known)).collect();
         let bearers: Vec<Bearer> = told.iter().flat_map(|reading| &reading.instances).map(|spoken| spoken.bearer.clone()).collect();
-        let mut said = Said::by(&bearers, provider);
+        let mut said = Said::by(&bearers, &Conventions::default(), provider);
         for reading in &told {
             reading.add(&mut said, provider, self.config.route.as_ref());
         }
@@ -303,7 +303,7 @@ impl Reading {
         }
         let title = format!("service {}, instance {}", self.service, instance.service.id);
         let (name, created, labels) = (self.name.clone(), instance.modified(), std::mem::take(&mut tagged.labels));
-        let mut bearer = Bearer { title, name, created, labels, instances: Vec::new() };
+        let mut bearer = Bearer { title, name, created, labels, variables: BTreeMap::new(), instances: Vec::new() };
         let mut named = None;
         let ip_of = |id: &str, ports, any_port, trouble| labels::Instance { id: id.to_owned(), ports, any_port, trouble };
         match id.map(|id| id.and_then(|id| instance.reached().map(|reached| (id, reached)))) {
