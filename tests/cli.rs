@@ -666,3 +666,27 @@ async fn everything_from_etcd() {
     until("the problem is told", async || proxy.ask("problems").await.contains("/nuncio/routes/app")).await;
     assert_eq!(get(address, "/").await.unwrap().1, "two");
 }
+
+#[tokio::test]
+async fn an_import_passes_the_check_and_says_what_it_lacks() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (source, result) = (path("haproxy.cfg"), path("nuncio.toml"));
+    let config =
+        "frontend f\n  mode http\n  bind 127.0.0.1:8080\n  option forwardfor\n  default_backend b\nbackend b\n  server s 127.0.0.1:3000\n";
+    std::fs::write(&source, config).unwrap();
+    let (code, said, complaints) = finish(&["import", "haproxy", &source, "--output", &result]).await;
+    assert_eq!((code, said.as_str(), complaints.as_str()), (0, "", ""));
+    assert_eq!(finish(&["check", &result]).await.0, 0);
+
+    std::fs::write(&source, format!("{config}  server t 127.0.0.1:3001 backup\n")).unwrap();
+    let (code, said, complaints) = finish(&["import", "haproxy", &source]).await;
+    assert_eq!(code, 3, "{complaints}");
+    assert_eq!(said, std::fs::read_to_string(&result).unwrap());
+    assert!(complaints.starts_with(&format!("{source}:8: not carried over: server t: ")), "{complaints}");
+
+    std::fs::write(path("nuncio.yaml"), "# nothing").unwrap();
+    assert_eq!(finish(&["import", "traefik", &path("nuncio.yaml")]).await.0, 1);
+    let (code, _, complaints) = finish(&["import", "haproxy", &path("absent")]).await;
+    assert!(code == 1 && complaints.contains("absent"), "{complaints}");
+}

@@ -9,6 +9,8 @@
 //! | `routes`, `upstreams`, `listeners`, `providers`, `problems` | tables from a running instance |
 //! | `release` | `nuncio release`: lets go of what is held of an update |
 //! | `health` | `nuncio health`: for the health check of a container |
+//! | `seal`, `open` | `nuncio seal`, `nuncio open`: values that a store shall not show |
+//! | `import` | `nuncio import`: the configuration of another proxy as ours |
 //! | `client` | asks the admin API of a running instance |
 //! | `output` | text and tables on the terminal |
 //! | `logging`, `signals`, `limits` | what a process has one of |
@@ -23,15 +25,18 @@ mod consul_env;
 mod demo;
 mod demo_endpoint;
 mod health;
+mod import;
 mod limits;
 mod listeners;
 mod logging;
+mod open;
 mod output;
 mod problems;
 mod providers;
 mod release;
 mod routes;
 mod run;
+mod seal;
 mod settings;
 mod signals;
 mod upstreams;
@@ -52,7 +57,7 @@ Start:
   nuncio run nuncio.toml                                    a file, live when edited
   nuncio run --provider etcd://10.0.0.5:2379/nuncio         everything from etcd
 
-Exit codes: 0 all is well, 1 something is wrong, 2 the command line cannot be understood.";
+Exit codes: 0 all is well, 1 something is wrong, 2 the command line cannot be understood, 3 an import is incomplete.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -66,6 +71,9 @@ enum Command {
     Problems(problems::Args),
     Release(release::Args),
     Health(health::Args),
+    Seal(seal::Args),
+    Open(open::Args),
+    Import(import::Args),
 }
 
 /// Why a command did not do what it was asked for.
@@ -75,6 +83,8 @@ enum Failure {
     Message(String),
     /// It was said already.
     Told,
+    /// The same: there is a result, and something is missing from it.
+    Incomplete,
 }
 
 impl<E: std::fmt::Display> From<E> for Failure {
@@ -96,10 +106,14 @@ pub(crate) fn main() -> ExitCode {
         Command::Problems(args) => problems::run(&args),
         Command::Release(args) => release::run(&args),
         Command::Health(args) => health::run(&args),
+        Command::Seal(args) => seal::run(&args),
+        Command::Open(args) => open::run(&args),
+        Command::Import(args) => import::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::FAILURE,
+        Err(Failure::Incomplete) => ExitCode::from(3),
         Err(Failure::Message(message)) => {
             output::complain(&format!("error: {message}\n"));
             ExitCode::FAILURE

@@ -1,6 +1,7 @@
 //! Text and tables on the terminal. Where nobody looks (a pipe, a file) there is no colour, no frame and no line that is cut.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Row, Table, presets};
 
@@ -19,6 +20,22 @@ pub(super) fn complain(text: &str) {
 pub(super) fn say_json(value: &impl serde::Serialize) -> Result<(), super::Failure> {
     say(&format!("{}\n", serde_json::to_string_pretty(value)?));
     Ok(())
+}
+
+/// Reads a file, or standard input for `-`, of at most `bytes_max` bytes.
+///
+/// # Errors
+/// A sentence that names the file.
+pub(super) fn read_bounded(path: &Path, bytes_max: usize) -> Result<Vec<u8>, String> {
+    let mut content = Vec::new();
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let limit = bytes_max as u64 + 1;
+    if path.as_os_str() == "-" {
+        io::stdin().lock().take(limit).read_to_end(&mut content).map_err(failed)?;
+    } else {
+        std::fs::File::open(path).map_err(failed)?.take(limit).read_to_end(&mut content).map_err(failed)?;
+    }
+    if content.len() > bytes_max { Err(format!("{}: it has more than {bytes_max} bytes", path.display())) } else { Ok(content) }
 }
 
 /// Whether colours are wanted on standard output. `NO_COLOR` is the convention of <https://no-color.org>.

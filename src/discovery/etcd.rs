@@ -32,6 +32,7 @@ use etcd_client::{
     TlsOptions, WatchClient, WatchOptions, WatchResponse, WatchStream,
 };
 
+use super::keyring::Keyring;
 use super::kv::{Pair, Tree};
 use super::{Provider, ProviderError, Publisher};
 use crate::config::providers::{ClientTls, EtcdConfig};
@@ -98,7 +99,7 @@ impl EtcdProvider {
     /// A provider of this name. It does nothing until it is watched.
     #[must_use]
     pub fn new(name: Name, config: EtcdConfig) -> Self {
-        let tree = Tree::with_layout(&config.prefix, name.clone(), config.layout());
+        let tree = Tree::with_layout(&config.prefix, name.clone(), config.layout()).with_keys(Keyring::source(config.keyring.as_ref()));
         Self { name, config, turn: 0, tree, leased: HashSet::new(), cursor: None }
     }
 
@@ -182,6 +183,7 @@ impl EtcdProvider {
             }
             (is_changed, removals) = self.take_over(response.events(), &mut cursor);
         }
+        is_changed |= self.tree.open_again();
         self.cursor = Some(cursor);
         if is_changed {
             self.publish(cursor, removals, publisher);

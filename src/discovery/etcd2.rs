@@ -26,6 +26,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::etcd2_mirror::{Event, Mirror, NotADirectory, Refusal};
 use super::http_client::{Answer, Aside, Connection, Credentials, HEAD_TIMEOUT, HttpError, Turns, number};
+use super::keyring::Keyring;
 use super::kv::Tree;
 use super::{Provider, ProviderError, Publisher};
 use crate::config::Snapshot;
@@ -77,7 +78,8 @@ impl Etcd2Provider {
     /// A provider of this name. It does nothing until it is watched.
     #[must_use]
     pub fn new(name: Name, config: EtcdConfig) -> Self {
-        let mirror = Mirror::new(Tree::with_layout(&config.prefix, name.clone(), config.layout()));
+        let tree = Tree::with_layout(&config.prefix, name.clone(), config.layout()).with_keys(Keyring::source(config.keyring.as_ref()));
+        let mirror = Mirror::new(tree);
         Self { name, turns: Turns::new(config.endpoints.clone()), config, mirror, has_published: false }
     }
 

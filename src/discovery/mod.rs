@@ -10,6 +10,7 @@
 //! | [`protect`] | what is in force of what a provider says: [`guard`] holds back an update that would take away much at once, [`hold_down`] endpoints that come and go, [`grace`] keeps routes that are gone with their endpoints |
 //! | [`keep`] | the same on disk, for a start without the source; [`stored`]: as bytes |
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layouts that all stores share, ours and those of others |
+//! | [`keyring`] | the files with the keys that open sealed values |
 //! | [`consul`] | keys of a Consul agent's store, and services of its catalog |
 //! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
 //! | [`swarm`] | services of a Docker Swarm: [`tasks`] reads what a manager says of them |
@@ -19,7 +20,7 @@
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
 //! | [`resolve`] | names of hosts and services, followed as they change; `lookup`: one question to a name server |
 //! | [`program`] | the program that embeds us |
-//! | [`zookeeper`] | znodes of a ZooKeeper ensemble: `zookeeper_session` and `zookeeper_wire` speak to a server, `zookeeper_mirror` knows what its events mean, [`zookeeper_departures`] when expired znodes go |
+//! | [`zookeeper`] | znodes of a ZooKeeper ensemble: `zookeeper_session` and `zookeeper_wire` speak to a server, `zookeeper_mirror` knows what its events mean |
 //! | [`mod@file`] | a configuration file, or a directory of them; `trace`: what its path leads to |
 
 use std::future::Future;
@@ -45,6 +46,7 @@ pub mod hive_labels;
 pub mod hold_down;
 mod http_client;
 pub mod keep;
+pub mod keyring;
 pub mod kv;
 pub mod labels;
 mod lookup;
@@ -58,7 +60,6 @@ pub mod swarm;
 pub mod tasks;
 mod trace;
 pub mod zookeeper;
-pub mod zookeeper_departures;
 mod zookeeper_mirror;
 mod zookeeper_session;
 mod zookeeper_wire;

@@ -14,8 +14,7 @@
 //!   without a watch, and no read per znode to set it again.
 //! * **A prefix that does not exist is empty**, and is watched all the same. One that may not be read is an error.
 //! * **A deletion is explicit if the znode was persistent.** The end of an ephemeral one is announced in the same way whether its owner
-//!   deleted it or died, and many owners that die at once may be a cluster that lost its mind: so it is inferred. A few go at once; many go
-//!   together, for the guard to see how many they are: see [`departures`](super::zookeeper_departures).
+//!   deleted it or died, and many owners that die at once may be a cluster that lost its mind: so it is inferred.
 //! * **What happens at once is published at once**: nothing is published while reads are on their way, unless that lasts longer than
 //!   [`PUBLISH_DELAY_MAX`].
 //! * **One server at a time.** Each attempt connects to the next of [`ZookeeperConfig::endpoints`].
@@ -25,8 +24,8 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use super::http_client::Turns;
+use super::keyring::Keyring;
 use super::kv::Tree;
-use super::zookeeper_departures::Departures;
 use super::zookeeper_mirror::{Answer, Mirror, Unreadable, What};
 use super::zookeeper_session::{Message, Session, SessionError};
 use super::zookeeper_wire::{self as wire, Broken};
@@ -50,7 +49,6 @@ pub struct ZookeeperProvider {
     config: ZookeeperConfig,
     turns: Turns,
     mirror: Mirror,
-    departures: Departures,
     has_published: bool,
 }
 
@@ -65,9 +63,10 @@ impl ZookeeperProvider {
     /// A provider of this name. It does nothing until it is watched.
     #[must_use]
     pub fn new(name: Name, config: ZookeeperConfig) -> Self {
-        let mirror = Mirror::new(Tree::with_layout(&config.prefix, name.clone(), config.layout()), config.layout);
+        let tree = Tree::with_layout(&config.prefix, name.clone(), config.layout()).with_keys(Keyring::source(config.keyring.as_ref()));
+        let mirror = Mirror::new(tree, config.layout);
         let turns = Turns::new(config.servers());
-        Self { name, config, turns, mirror, departures: Departures::default(), has_published: false }
+        Self { name, config, turns, mirror, has_published: false }
     }
 
     async fn run(&mut self, server: &str, publisher: &dyn Publisher) -> Result<(), Failure> {
@@ -87,7 +86,7 @@ impl ZookeeperProvider {
             while let Some(ask) = self.mirror.next_ask() {
                 session.send(&ask.request());
             }
-            let due = [clock.due(self.relist_interval()), self.departures.next()].into_iter().flatten().min();
+            let due = clock.due(self.relist_interval());
             let is_due = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -105,8 +104,12 @@ impl ZookeeperProvider {
 
     fn take_over(&mut self, message: Message, publisher: &dyn Publisher) -> Result<(), Failure> {
         match message {
-            Message::Pong if self.mirror.is_complete() && self.has_published => publisher.contact(),
-            Message::Pong => {}
+            Message::Pong => {
+                self.mirror.open_again();
+                if self.mirror.is_complete() && self.has_published {
+                    publisher.contact();
+                }
+            }
             Message::Event(kind, path) => self.mirror.event(kind, path)?,
             Message::Answer { zxid, outcome } => {
                 let what = self.mirror.awaited().ok_or(Unreadable::OutOfStep)?;
@@ -142,16 +145,6 @@ impl ZookeeperProvider {
         clock.changed = self.mirror.is_changed().then(|| clock.changed.unwrap_or(now));
         if clock.changed.is_some() && (is_settled || is_due(clock.changed, PUBLISH_DELAY_MAX)) {
             clock.changed = None;
-            self.publish(publisher);
-        }
-        self.departures.note(self.mirror.departed(), now, |folder| self.mirror.count_below(folder));
-        let departed = self.departures.take_due(now);
-        if !departed.is_empty() {
-            // What was deleted explicitly is published as such.
-            if self.mirror.is_changed() {
-                self.publish(publisher);
-            }
-            self.mirror.let_go(departed);
             self.publish(publisher);
         }
         if is_due(clock.listed, self.relist_interval()) {

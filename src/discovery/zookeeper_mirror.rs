@@ -5,8 +5,7 @@
 //!   its children and of theirs; what it does not come across is gone.
 //! * **An event says that something happened, not what is there now.** So the znode is read. One that is gone by then is no error.
 //! * **A deletion counts at once**, and an answer that was on its way meanwhile does not.
-//! * **Who deleted an ephemeral znode cannot be known**: its owner, or the end of its owner's session. Such znodes have
-//!   [departed](Mirror::departed), and stay keys until they are [let go](Mirror::let_go).
+//! * **Who deleted an ephemeral znode cannot be known**: its owner, or the end of its owner's session. So that it is gone is inferred.
 //! * **A folder is no value.** A znode without data is a folder. So is one with children in layouts of others, where tools and libraries
 //!   write into folders what they like; in ours an upstream has data and children.
 
@@ -92,8 +91,6 @@ pub(super) struct Mirror {
     znodes: BTreeMap<String, Znode>,
     /// Znodes that may not be read.
     denied: BTreeSet<String>,
-    /// Ephemeral znodes that are gone and still keys of the tree.
-    departed: BTreeSet<String>,
     /// What was announced comes before what is listed.
     urgent: VecDeque<Ask>,
     listed: VecDeque<Ask>,
@@ -127,7 +124,6 @@ impl Mirror {
             has_keys_with_children: layout == LayoutKind::Nuncio,
             znodes: BTreeMap::new(),
             denied: BTreeSet::new(),
-            departed: BTreeSet::new(),
             urgent: VecDeque::new(),
             listed: VecDeque::new(),
             queued: HashSet::new(),
@@ -193,14 +189,9 @@ impl Mirror {
         !self.denied.is_empty()
     }
 
-    /// Ephemeral znodes that went, and were not let go yet.
-    pub(super) fn departed(&self) -> &BTreeSet<String> {
-        &self.departed
-    }
-
-    /// How many znodes are below one.
-    pub(super) fn count_below(&self, path: &str) -> usize {
-        below(&self.znodes, path).count()
+    /// Tries again to open what is sealed, if the keys are others now.
+    pub(super) fn open_again(&mut self) {
+        self.is_changed |= self.tree.open_again();
     }
 
     /// Whether the tree changed since this was last [taken](Self::take_change).
@@ -296,15 +287,6 @@ impl Mirror {
             EventKind::ChildrenChanged => {}
         }
         self.check_size()
-    }
-
-    /// Takes those of these that have departed out of the tree.
-    pub(super) fn let_go(&mut self, paths: impl IntoIterator<Item = String>) {
-        for path in paths {
-            let is_gone = self.departed.remove(&path) && self.tree.delete(path.as_bytes());
-            self.is_changed |= is_gone;
-            self.is_inferred |= is_gone;
-        }
     }
 
     fn check_size(&self) -> Result<(), Unreadable> {
@@ -412,7 +394,6 @@ impl Mirror {
 
     /// Notes that a znode is there.
     fn see(&mut self, path: &str) {
-        self.departed.remove(path);
         if let Some(listing) = &mut self.listing {
             listing.seen.insert(path.to_owned());
         }
@@ -435,10 +416,9 @@ impl Mirror {
     fn gone(&mut self, path: &str) {
         let Some(znode) = self.znodes.remove(path) else { return };
         self.denied.remove(path);
-        if znode.is_ephemeral && znode.is_key {
-            self.departed.insert(path.to_owned());
-        } else if znode.is_key {
-            self.is_changed |= self.tree.delete(path.as_bytes());
+        if znode.is_key && self.tree.delete(path.as_bytes()) {
+            self.is_changed = true;
+            self.is_inferred |= znode.is_ephemeral;
         }
         let parent = parent(path);
         // It may be a value now.
@@ -458,8 +438,6 @@ impl Mirror {
             self.is_inferred |= is_gone;
         }
         if !self.is_complete {
-            let departed = self.departed.clone();
-            self.let_go(departed);
             self.is_complete = true;
             // Whatever went while nobody was listening: nobody said so.
             self.is_inferred = true;
@@ -682,20 +660,12 @@ mod tests {
     fn a_deletion_is_explicit_unless_the_znode_was_ephemeral() {
         let (mut server, mut mirror) = started(LayoutKind::Nuncio);
         server.delete("/n/upstreams/api/endpoints/1");
-        server.delete("/n/upstreams/api/endpoints/2");
         server.settle(&mut mirror).unwrap();
         assert_eq!(said(&mirror), ["api/2=Ok(\"10.0.0.2:80\")", "api: false"]);
-        assert_eq!((mirror.take_change(), mirror.departed().len()), (Some(Removals::Explicit), 1));
-        let departed = mirror.departed().clone();
-        mirror.let_go(departed);
-        assert_eq!((mirror.take_change(), said(&mirror).len()), (Some(Removals::Inferred), 0));
-        // One that is made again before it was let go did not go.
-        let (mut server, mut mirror) = started(LayoutKind::Nuncio);
+        assert_eq!(mirror.take_change(), Some(Removals::Explicit));
         server.delete("/n/upstreams/api/endpoints/2");
         server.settle(&mut mirror).unwrap();
-        server.put("/n/upstreams/api/endpoints/2", "10.0.0.2:80", true);
-        server.settle(&mut mirror).unwrap();
-        assert!(mirror.departed().is_empty() && mirror.take_change().is_none());
+        assert_eq!((mirror.take_change(), said(&mirror).len()), (Some(Removals::Inferred), 0));
     }
 
     #[test]
@@ -824,18 +794,16 @@ mod tests {
                         server.disconnect();
                         mirror.begin();
                     }
-                    _ if path == 1 => mirror.relist(),
-                    _ => mirror.let_go(mirror.departed().clone()),
+                    _ => mirror.relist(),
                 }
             }
             server.settle(&mut mirror).unwrap();
-            mirror.let_go(mirror.departed().clone());
             let mut fresh = self::mirror(kind);
             let mut same = Server { znodes: server.znodes.clone(), ..Server::default() };
             same.settle(&mut fresh).unwrap();
             prop_assert_eq!(said(&mirror), said(&fresh));
             prop_assert_eq!(mirror.znodes.len(), fresh.znodes.len());
-            prop_assert!(mirror.departed.is_empty() && mirror.queued.is_empty() && mirror.buried.is_empty());
+            prop_assert!(mirror.queued.is_empty() && mirror.buried.is_empty());
         }
     }
 }

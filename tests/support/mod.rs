@@ -19,6 +19,7 @@ pub mod dockerd;
 pub mod engine_stub;
 pub mod etcd;
 pub mod etcd2;
+pub mod gpg;
 pub mod http1;
 pub mod relay;
 pub mod stub;

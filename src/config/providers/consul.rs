@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::consul_catalog::{CatalogConfig, ServicePattern};
+use super::keyring::KeyringConfig;
 use super::layout::RouteTemplate;
 use super::tls::ClientTls;
 use super::url::{Url, is_server, with_port};
@@ -42,6 +43,9 @@ pub struct ConsulConfig {
     /// With `stale`: a server that has not heard from its leader for longer is not believed, and the leader is asked. Default 10 s.
     #[serde(default = "max_stale_default", with = "duration")]
     pub max_stale: Duration,
+    /// Opens values that crypt or `nuncio seal` sealed: a file of secret keys, or `{ path, passphrase_file }`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyring: Option<KeyringConfig>,
     /// Speaks TLS to the agents when present. `{}` verifies against the system's roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
@@ -60,6 +64,7 @@ impl Default for ConsulConfig {
             datacenter: None,
             stale: false,
             max_stale: max_stale_default(),
+            keyring: None,
             tls: None,
         }
     }
@@ -68,7 +73,7 @@ impl Default for ConsulConfig {
 /// Never shows the token: debug output ends in logs.
 impl fmt::Debug for ConsulConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, prefix, kv, catalog, token, datacenter, stale, max_stale, tls } = self;
+        let Self { endpoints, prefix, kv, catalog, token, datacenter, stale, max_stale, keyring, tls } = self;
         let token = token.as_ref().map(|_| "…");
         f.debug_struct("ConsulConfig")
             .field("endpoints", endpoints)
@@ -79,6 +84,7 @@ impl fmt::Debug for ConsulConfig {
             .field("datacenter", datacenter)
             .field("stale", stale)
             .field("max_stale", max_stale)
+            .field("keyring", keyring)
             .field("tls", tls)
             .finish()
     }

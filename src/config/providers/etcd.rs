@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::keyring::KeyringConfig;
 use super::layout::{Layout, LayoutKind, LayoutQuery, RouteTemplate};
 use super::tls::ClientTls;
 use super::url::{Url, is_server, with_port};
@@ -26,6 +27,9 @@ pub struct EtcdConfig {
     /// The rule of the route that each service gets, such as `Host("{name}.example.com")`. Default: none, services make upstreams only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<RouteTemplate>,
+    /// Opens values that crypt or `nuncio seal` sealed: a file of secret keys, or `{ path, passphrase_file }`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyring: Option<KeyringConfig>,
     /// Speaks TLS to the members when present. `{}` verifies against the system's roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
@@ -45,6 +49,7 @@ impl Default for EtcdConfig {
             prefix: prefix_default(),
             layout: LayoutKind::default(),
             route: None,
+            keyring: None,
             tls: None,
             username: None,
             password: None,
@@ -55,13 +60,14 @@ impl Default for EtcdConfig {
 /// Never shows the password: debug output ends in logs.
 impl fmt::Debug for EtcdConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, prefix, layout, route, tls, username, password } = self;
+        let Self { endpoints, prefix, layout, route, keyring, tls, username, password } = self;
         let password = password.as_ref().map(|_| "…");
         f.debug_struct("EtcdConfig")
             .field("endpoints", endpoints)
             .field("prefix", prefix)
             .field("layout", layout)
             .field("route", route)
+            .field("keyring", keyring)
             .field("tls", tls)
             .field("username", username)
             .field("password", &password)
@@ -99,7 +105,7 @@ impl EtcdConfig {
 
     /// Reads what follows `etcd://`, or with `tls` `etcds://`.
     pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
-        let (rest, LayoutQuery { layout, prefix }) = LayoutQuery::parse(rest)?;
+        let (rest, LayoutQuery { layout, prefix, keyring }) = LayoutQuery::parse(rest)?;
         let Url { user, password, hosts, path } = Url::parse(rest)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let endpoint = |host: &&str| {
@@ -112,7 +118,7 @@ impl EtcdConfig {
             None if path.len() > 1 => parse_prefix(path)?,
             None => layout.kind.prefix_default(),
         };
-        let config = Self { endpoints, prefix, layout: layout.kind, route: layout.route, tls, username: user, password };
+        let config = Self { endpoints, prefix, layout: layout.kind, route: layout.route, keyring, tls, username: user, password };
         config.check().map(|()| config)
     }
 }

@@ -3,6 +3,7 @@
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
+use super::keyring::KeyringConfig;
 use crate::names::Name;
 use crate::rule::Rule;
 use crate::suggest;
@@ -165,10 +166,12 @@ pub(super) struct LayoutQuery {
     pub(super) layout: Layout,
     /// What all keys start with, for prefixes that do not start with `/`.
     pub(super) prefix: Option<String>,
+    /// Opens sealed values.
+    pub(super) keyring: Option<KeyringConfig>,
 }
 
 impl LayoutQuery {
-    const KEYS: [&str; 3] = ["layout", "prefix", "route"];
+    const KEYS: [&str; 4] = ["keyring", "layout", "prefix", "route"];
 
     /// Reads the query of what follows `scheme://`. What is before it is handed back.
     pub(super) fn parse(rest: &str) -> Result<(&str, Self), String> {
@@ -187,6 +190,7 @@ impl LayoutQuery {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         match key {
+            "keyring" => self.keyring = Some(KeyringConfig::new(value)),
             "layout" => self.layout.kind = LayoutKind::parse(value)?,
             "route" => self.layout.route = Some(RouteTemplate::parse(value)?),
             "prefix" => self.prefix = Some(value.to_owned()),

@@ -1,7 +1,8 @@
 //! Which providers to watch: `[providers.NAME]` of a configuration file, or a URL on the command line.
 
 //!
-//! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS, `layout` how keys and values are read.
+//! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS, `layout` how keys and values are read,
+//! `keyring` who opens those that are sealed.
 
 mod consul;
 mod consul_catalog;
@@ -9,6 +10,7 @@ mod conventions;
 mod docker;
 mod etcd;
 mod file;
+mod keyring;
 mod layout;
 mod swarm;
 mod tls;
@@ -23,6 +25,7 @@ pub use self::conventions::{Convention, Conventions};
 pub use self::docker::{AddressChoice, DockerConfig, EngineAddress};
 pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;
+pub use self::keyring::KeyringConfig;
 pub use self::layout::{Layout, LayoutKind, RouteTemplate, clean_name};
 pub use self::swarm::SwarmConfig;
 pub use self::tls::ClientTls;
@@ -172,6 +175,7 @@ mod tests {
         assert_eq!((config.prefix.as_str(), config.layout), ("/svc", LayoutKind::Services));
         assert_eq!(config.route, RouteTemplate::parse(r#"Host("{name}.example.com") && Method(`GET`)"#).ok());
         assert_eq!(etcd("etcd://e?layout=services").prefix, "/services");
+        assert_eq!(etcd("etcd://e?keyring=/etc/ring.asc").keyring, Some(KeyringConfig::new("/etc/ring.asc")));
         assert_eq!(etcd("etcd://e?layout=vulcand&prefix=vulcand").prefix, "vulcand");
         for (url, expected) in [
             ("etcd://e?layout=service", "did you mean `services`?"),

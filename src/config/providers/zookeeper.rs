@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::keyring::KeyringConfig;
 use super::layout::{Layout, LayoutKind, LayoutQuery, RouteTemplate};
 use super::tls::ClientTls;
 use super::url::{Url, is_server, with_port};
@@ -27,6 +28,9 @@ pub struct ZookeeperConfig {
     /// The rule of the route that each service gets, such as `Host("{name}.example.com")`. Default: none, services make upstreams only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<RouteTemplate>,
+    /// Opens values that crypt or `nuncio seal` sealed: a file of secret keys, or `{ path, passphrase_file }`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyring: Option<KeyringConfig>,
     /// Speaks TLS to the servers when present: to their `secureClientPort`. `{}` verifies against the system's roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
@@ -50,6 +54,7 @@ impl Default for ZookeeperConfig {
             prefix: prefix_default(),
             layout: LayoutKind::default(),
             route: None,
+            keyring: None,
             tls: None,
             username: None,
             password: None,
@@ -61,13 +66,14 @@ impl Default for ZookeeperConfig {
 /// Never shows the password: debug output ends in logs.
 impl fmt::Debug for ZookeeperConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, prefix, layout, route, tls, username, password, session_timeout } = self;
+        let Self { endpoints, prefix, layout, route, keyring, tls, username, password, session_timeout } = self;
         let password = password.as_ref().map(|_| "…");
         f.debug_struct("ZookeeperConfig")
             .field("endpoints", endpoints)
             .field("prefix", prefix)
             .field("layout", layout)
             .field("route", route)
+            .field("keyring", keyring)
             .field("tls", tls)
             .field("username", username)
             .field("password", &password)
@@ -122,7 +128,7 @@ impl ZookeeperConfig {
 
     /// Reads what follows `zookeeper://`, or with `tls` `zookeepers://`.
     pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
-        let (rest, LayoutQuery { layout, prefix }) = LayoutQuery::parse(rest)?;
+        let (rest, LayoutQuery { layout, prefix, keyring }) = LayoutQuery::parse(rest)?;
         let Url { user, password, hosts, path } = Url::parse(rest)?;
         let endpoints = hosts.iter().map(|host| check_endpoint(host).map(|()| (*host).to_owned())).collect::<Result<_, _>>()?;
         let prefix = match prefix {
@@ -131,7 +137,7 @@ impl ZookeeperConfig {
             None => layout.kind.prefix_default(),
         };
         let (layout, route) = (layout.kind, layout.route);
-        let config = Self { endpoints, prefix, layout, route, tls, username: user, password, ..Self::default() };
+        let config = Self { endpoints, prefix, layout, route, keyring, tls, username: user, password, ..Self::default() };
         config.check().map(|()| config)
     }
 }

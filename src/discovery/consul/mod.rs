@@ -37,6 +37,7 @@ use self::agent::{Agent, Failure, next_index, wait_of};
 use self::services::Services;
 use self::watch::{Key, News, Told, Watched, Watches, ask};
 use super::http_client::Turns;
+use super::keyring::Keyring;
 use super::kv::{Pair, Tree};
 use super::labels::Said;
 use super::{Provider, ProviderError, Publisher};
@@ -102,7 +103,7 @@ impl ConsulProvider {
     /// A provider of this name. It does nothing until it is watched.
     #[must_use]
     pub fn new(name: Name, config: ConsulConfig) -> Self {
-        let tree = Tree::new(&config.prefix, name.clone());
+        let tree = Tree::new(&config.prefix, name.clone()).with_keys(Keyring::source(config.keyring.as_ref()));
         let services = config.catalog.clone().map(Services::new);
         Self { name, turns: Turns::new(config.endpoints.clone()), config, tree, keys: None, services, index: 0, problems: None }
     }

@@ -24,14 +24,18 @@
 //! | `written`, [`dialect`], `json` | a value: into our objects; into an instance, whoever wrote it; as Go reads JSON |
 //! | `nerve` | names of znodes that are values at once |
 //! | `groups` | keys of others that make an upstream or a route together |
+//! | [`sealed`], `opener` | values that nobody but us shall read; opens them before all of the above |
 //! | `objects`, `strays` | what the tree holds: objects; keys that belong to none |
 //!
 //! Pure: providers do the I/O and say when.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use self::groups::{Groups, Making};
 use self::objects::Objects;
+pub use self::opener::KeySource;
+use self::opener::{Opener, Value};
 use self::strays::{Stray, Strays};
 use self::vulcand::Located;
 use self::written::Written;
@@ -39,7 +43,7 @@ use crate::config::problem::{Kind, ObjectId};
 use crate::config::providers::{Layout, LayoutKind};
 use crate::config::snapshot::{Place, Removals};
 use crate::config::upstream::HostHeader;
-use crate::config::{Entry, Origin, Snapshot};
+use crate::config::{Entry, Origin, Problem, Snapshot};
 use crate::names::Name;
 
 pub mod dialect;
@@ -48,6 +52,8 @@ mod json;
 mod nerve;
 mod nuncio;
 mod objects;
+mod opener;
+pub mod sealed;
 mod services;
 mod strays;
 mod vulcand;
@@ -87,6 +93,7 @@ pub struct Tree {
     /// What the objects are made of, in layouts whose keys are not objects one by one.
     groups: Groups,
     strays: Strays,
+    opener: Opener,
 }
 
 impl Tree {
@@ -101,7 +108,21 @@ impl Tree {
     #[must_use]
     pub fn with_layout(prefix: &str, provider: Name, layout: Layout) -> Self {
         let prefix = format!("{}/", prefix.trim_end_matches('/'));
-        Self { provider, prefix, layout, objects: Objects::default(), groups: Groups::default(), strays: Strays::default() }
+        Self {
+            provider,
+            prefix,
+            layout,
+            objects: Objects::default(),
+            groups: Groups::default(),
+            strays: Strays::default(),
+            opener: Opener::default(),
+        }
+    }
+
+    /// The same tree, which opens sealed values with these keys. Without any they are problems.
+    #[must_use]
+    pub fn with_keys(self, keys: Option<Arc<dyn KeySource>>) -> Self {
+        Self { opener: Opener::new(keys), ..self }
     }
 
     /// The prefix of all keys. It ends with `/`, so that `/nuncio` does not take the keys of `/nuncio2`.
@@ -112,13 +133,14 @@ impl Tree {
 
     /// Takes over a key that was written. Whether that changes the snapshot.
     pub fn put(&mut self, pair: Pair<'_>) -> bool {
-        self.put_piece(pair, None) | self.settle()
+        self.put_piece(pair, None, None) | self.settle()
     }
 
     /// Takes over a key whose value could not be had: a problem that says `why` stands in its object's place. Whether that changes the
     /// snapshot.
     pub fn put_unreadable(&mut self, key: &[u8], why: &str, revision: u64) -> bool {
-        self.put_value(key, Err(why), revision, None) | self.settle()
+        self.opener.forget(key);
+        self.put_value(key, Value::Closed(Problem::error(why).into()), revision, None) | self.settle()
     }
 
     /// Whether the key says all that its value could: nobody needs to read that.
@@ -135,6 +157,16 @@ impl Tree {
             Ok(None) => return false,
             Err(_) => self.strays.delete(key),
         };
+        self.opener.forget(key);
+        is_changed | self.settle()
+    }
+
+    /// Tries again to open what is sealed and could not be opened, if the keys are others now. Whether that changes the snapshot.
+    pub fn open_again(&mut self) -> bool {
+        let mut is_changed = false;
+        for (key, closed) in self.opener.untried() {
+            is_changed |= self.put_piece(Pair { key: &key, value: &closed.sealed, revision: closed.revision }, closed.place, None);
+        }
         is_changed | self.settle()
     }
 
@@ -148,8 +180,9 @@ impl Tree {
     /// The same, of pairs that were read elsewhere than under their keys, if they say so.
     pub fn replace_at<'a>(&mut self, pairs: impl IntoIterator<Item = (Pair<'a>, Option<Place>)>) -> bool {
         let mut fresh = Self::with_layout(&self.prefix, self.provider.clone(), self.layout.clone());
+        fresh.opener = self.opener.fresh();
         for (pair, place) in pairs {
-            fresh.put_piece(pair, place);
+            fresh.put_piece(pair, place, Some(&self.opener));
         }
         fresh.groups.keep_links(&self.groups);
         fresh.settle();
@@ -176,19 +209,25 @@ impl Tree {
         }
     }
 
-    /// Takes over a key, read at `place` if that is not the key itself, and leaves the objects that are made of several to [`Tree::settle`]. Whether that changed any object.
-    fn put_piece(&mut self, pair: Pair<'_>, place: Option<Place>) -> bool {
-        self.put_value(pair.key, Ok(pair.value), pair.revision, place)
+    /// Takes over a key, read at `place` if that is not the key itself, and leaves the objects that are made of several to
+    /// [`Tree::settle`]. What `opened` has opened is not opened again. Whether that changed any object.
+    fn put_piece(&mut self, pair: Pair<'_>, place: Option<Place>, opened: Option<&Opener>) -> bool {
+        let value = self.opener.open(pair, place.as_ref(), opened);
+        self.put_value(pair.key, value, pair.revision, place)
     }
 
-    fn put_value(&mut self, key: &[u8], value: Result<&[u8], &str>, revision: u64, place: Option<Place>) -> bool {
+    fn put_value(&mut self, key: &[u8], value: Value<'_>, revision: u64, place: Option<Place>) -> bool {
+        let why = match &value {
+            Value::Closed(problem) => Some(problem.message.clone()),
+            Value::Plain(_) | Value::Opened(_) => None,
+        };
         let put = match below(&self.prefix, key) {
             Ok(Some(path)) => self.put_located(path, value, revision, place.clone()),
             Ok(None) => return false,
             Err(stray) => Err(stray),
         };
         put.unwrap_or_else(|stray| {
-            let stray = value.err().map_or(stray, Stray::new);
+            let stray = why.map_or(stray, Stray::new);
             let shown = key.get(..KEY_BYTES_MAX).unwrap_or(key);
             let origin = match place {
                 Some(place) => Origin { provider: self.provider.clone(), place },
@@ -198,7 +237,7 @@ impl Tree {
         })
     }
 
-    fn put_located(&mut self, path: &str, value: Result<&[u8], &str>, revision: u64, place: Option<Place>) -> Result<bool, Stray> {
+    fn put_located(&mut self, path: &str, value: Value<'_>, revision: u64, place: Option<Place>) -> Result<bool, Stray> {
         let origin = match place {
             Some(place) => Origin { provider: self.provider.clone(), place },
             None => self.origin(&format!("{}{path}", self.prefix), revision),
@@ -208,7 +247,10 @@ impl Tree {
             LayoutKind::Nuncio => Ok(self.objects.put(nuncio::locate(&self.prefix, path)?, written)),
             LayoutKind::Services => {
                 if let Some(located) = services::locate(&self.prefix, path)? {
-                    let written = Written { value: located.value.as_deref().map_or(value, Ok), ..written };
+                    let written = match located.value.as_deref() {
+                        Some(value) => Written { value: Value::Plain(value), ..written },
+                        None => written,
+                    };
                     let instance = written.instance(&located.upstream, &located.id);
                     self.groups.put_instance(located.service, located.upstream, located.id, instance);
                 }
@@ -345,7 +387,6 @@ fn below<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<&'a str>, Stray> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
 
     use super::*;
 

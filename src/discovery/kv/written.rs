@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 
 use super::VALUE_BYTES_MAX;
 use super::dialect::{self, Instance};
+use super::opener::Value;
 use crate::config::decode::{decode_endpoint, decode_json};
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::{Endpoint, Entry, Origin, Problem};
@@ -11,8 +12,7 @@ use crate::names::Name;
 
 /// A value that was written under the key of an object.
 pub(super) struct Written<'a> {
-    /// Or why it could not be had.
-    pub(super) value: Result<&'a [u8], &'a str>,
+    pub(super) value: Value<'a>,
     pub(super) origin: Origin,
 }
 
@@ -28,30 +28,27 @@ impl Written<'_> {
     /// In any dialect of registrators. None in the place of an instance that takes no traffic.
     pub(super) fn instance(self, upstream: &Name, id: &Name) -> Entry<Option<Instance>> {
         let object = ObjectId { kind: Kind::Endpoint, name: format!("{upstream}/{id}") };
-        let value =
-            self.value.map_err(Problem::error).and_then(dialect::decode).map_err(|problem| problem.about(object).at(self.origin.clone()));
+        let value = self.value.read(dialect::decode).map_err(|problem| problem.about(object).at(self.origin.clone()));
         Entry { origin: self.origin, value }
     }
 
     /// By a decoder of another layout.
     pub(super) fn foreign<T>(&self, object: ObjectId, decode: impl FnOnce(&[u8]) -> Result<T, Problem>) -> Entry<T> {
-        let value = self.value.map_err(Problem::error).and_then(decode).map_err(|problem| problem.about(object).at(self.origin.clone()));
+        let value = self.value.read(decode).map_err(|problem| problem.about(object).at(self.origin.clone()));
         Entry { origin: self.origin.clone(), value }
     }
 
     fn entry<T>(self, object: ObjectId, decode: impl FnOnce(&str, ObjectId, Origin) -> Result<T, Problem>) -> Entry<T> {
-        let value = match self.text() {
-            Ok(text) => decode(text, object, self.origin.clone()),
-            Err(message) => Err(Problem::error(message).about(object).at(self.origin.clone())),
-        };
+        let read = self.value.read(|value| decode(text(value)?, object.clone(), self.origin.clone()));
+        let value = read.map_err(|problem| problem.about(object).at(self.origin.clone()));
         Entry { origin: self.origin, value }
     }
+}
 
-    fn text(&self) -> Result<&str, String> {
-        let value = self.value?;
-        if value.len() > VALUE_BYTES_MAX {
-            return Err(format!("a value has at most {VALUE_BYTES_MAX} bytes, this one has {}", value.len()));
-        }
-        str::from_utf8(value).map_err(|error| format!("the value is not UTF-8: byte {} does not belong there", error.valid_up_to()))
+fn text(value: &[u8]) -> Result<&str, Problem> {
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(Problem::error(format!("a value has at most {VALUE_BYTES_MAX} bytes, this one has {}", value.len())));
     }
+    str::from_utf8(value)
+        .map_err(|error| Problem::error(format!("the value is not UTF-8: byte {} does not belong there", error.valid_up_to())))
 }
