@@ -37,7 +37,8 @@ impl<'a, T> Iterator for Changes<'a, T> {
                 (None, None) => return None,
                 (Some((before, was)), Some((after, is))) => match before.cmp(after) {
                     std::cmp::Ordering::Equal if Arc::ptr_eq(was, is) => {
-                        (self.before.next(), self.after.next());
+                        self.before.next();
+                        self.after.next();
                         continue;
                     }
                     order => order,

@@ -5,7 +5,7 @@
 //!           all at once is held     are left out                              with their endpoints stay
 //! ```
 //!
-//! Pure: whoever holds it says what time it is, and asks again when something is [due](Protector::due).
+//! Pure: whoever holds it says what time it is, and asks again when something is due.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -88,7 +88,7 @@ impl Protector {
             tracing::warn!(provider = %self.provider, "its time is up: what was held is let go");
             return self.let_go(held.own, now);
         }
-        if !self.due().is_some_and(|due| due <= now) {
+        if self.due().is_none_or(|due| due > now) {
             return None;
         }
         self.hold_down.pass_time(now);
