@@ -240,7 +240,8 @@ mod tests {
         let file = Place::File { file: Arc::new("/a.toml".into()), line: 3, column: 7 };
         let key = Place::Key { key: "/nuncio/routes/a".into(), revision: 9 };
         let label = Place::Label { bearer: "container web-1".into(), label: "nuncio.routes.a".into() };
-        for place in [file, key, label, Place::Program {}] {
+        let lookup = Place::Lookup { lookup: "tasks.db:5432".into() };
+        for place in [file, key, label, lookup, Place::Program {}] {
             let origin = Origin { provider: Name::literal("file"), place };
             let object = ObjectId::new(Kind::TcpRoute, &Name::literal("a"));
             let view = ProblemView::of(Problem::warning("bad").about(object).at(origin).help("mend it").effect("none"));

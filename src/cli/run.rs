@@ -9,7 +9,9 @@ use nuncio::config::server::Admin;
 use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, Route, ServerConfig, Upstream, listener};
 use nuncio::control::check::{Summary, check};
 use nuncio::discovery::file::FileProvider;
-use nuncio::discovery::{ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, ProgramProvider, SwarmProvider, ZookeeperProvider};
+use nuncio::discovery::{
+    ConsulProvider, DnsProvider, DockerProvider, Etcd2Provider, EtcdProvider, ProgramProvider, SwarmProvider, ZookeeperProvider,
+};
 use nuncio::server::ServerBuilder;
 use nuncio::{Name, RoutingConfig, Server};
 
@@ -46,7 +48,8 @@ pub(super) struct Args {
     to: Vec<Address>,
     /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS; etcd2://… for etcd's v2
     /// API; consul://[TOKEN@]HOST:PORT[/PREFIX], with ?services=web,api-* or ?catalog for services, or consul:// for the agent that
-    /// CONSUL_HTTP_ADDR names; docker:// or docker://HOST:PORT; swarm:// the same; zookeeper://HOST:PORT[/PREFIX]; file:///PATH
+    /// CONSUL_HTTP_ADDR names; docker:// or docker://HOST:PORT; swarm:// the same; zookeeper://HOST:PORT[/PREFIX];
+    /// dns://[SERVER[:PORT]]/[UPSTREAM=]NAME:PORT[,NAME2:PORT], of which names that start with _ are SRV and have no port; file:///PATH
     #[arg(long, value_name = "URL")]
     provider: Vec<String>,
     #[command(flatten)]
@@ -122,6 +125,7 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
     for provider in urls {
         let name = names.take(match provider {
             ProviderConfig::Consul(_) => "consul",
+            ProviderConfig::Dns(_) => "dns",
             ProviderConfig::Docker(_) => "docker",
             ProviderConfig::Etcd(_) => "etcd",
             ProviderConfig::Etcd2(_) => "etcd2",
@@ -137,6 +141,7 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
 fn add(builder: ServerBuilder, name: Name, provider: ProviderConfig) -> ServerBuilder {
     match provider {
         ProviderConfig::Consul(config) => builder.provider(ConsulProvider::new(name, config)),
+        ProviderConfig::Dns(config) => builder.provider(DnsProvider::new(name, config)),
         ProviderConfig::Docker(config) => builder.provider(DockerProvider::new(name, config)),
         ProviderConfig::Etcd(config) => builder.provider(EtcdProvider::new(name, config)),
         ProviderConfig::Etcd2(config) => builder.provider(Etcd2Provider::new(name, config)),

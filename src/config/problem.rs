@@ -229,7 +229,7 @@ impl Problem {
 fn path(origin: &Origin) -> Cow<'_, str> {
     let path = match &origin.place {
         Place::File { file, .. } => file.to_string_lossy(),
-        Place::Key { .. } | Place::Label { .. } | Place::Program {} => Cow::Owned(origin.to_string()),
+        Place::Key { .. } | Place::Label { .. } | Place::Lookup { .. } | Place::Program {} => Cow::Owned(origin.to_string()),
     };
     Cow::Owned(normalize_untrusted_str(&path))
 }

@@ -109,6 +109,11 @@ pub enum Place {
         /// The label, or what all labels of the object start with.
         label: Arc<str>,
     },
+    /// In the answer of a name server.
+    Lookup {
+        /// The name that is looked up, as the settings write it.
+        lookup: Arc<str>,
+    },
     /// In the program that embeds us, or on the command line.
     Program {},
 }
@@ -127,6 +132,7 @@ impl fmt::Display for Origin {
             Place::File { file, line, column } => write!(f, "{}:{line}:{column}", file.display()),
             Place::Key { key, revision } => write!(f, "{}: key {key}, revision {revision}", self.provider),
             Place::Label { bearer, label } => write!(f, "{}: {bearer}, label {label}", self.provider),
+            Place::Lookup { lookup } => write!(f, "{}: lookup of {lookup}", self.provider),
             Place::Program {} => write!(f, "{}", self.provider),
         }
     }

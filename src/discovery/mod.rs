@@ -12,6 +12,7 @@
 //! | [`kv`] | a key/value tree → [`Snapshot`]: the layouts that all stores share, ours and those of others |
 //! | [`keyring`] | the files with the keys that open sealed values |
 //! | [`consul`] | keys of a Consul agent's store, and services of its catalog |
+//! | [`dns`] | names of services and hosts: `dns_endpoints` reads what is known of them |
 //! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
 //! | [`swarm`] | services of a Docker Swarm: [`tasks`] reads what a manager says of them |
 //! | [`registrator_labels`], [`haproxy_labels`], [`hive_labels`] | labels that others made up; `conventions` reads them beside ours |
@@ -32,6 +33,8 @@ use crate::names::Name;
 pub mod consul;
 pub mod containers;
 mod conventions;
+pub mod dns;
+mod dns_endpoints;
 pub mod docker;
 mod engine;
 pub mod etcd;
@@ -65,6 +68,7 @@ mod zookeeper_session;
 mod zookeeper_wire;
 
 pub use consul::ConsulProvider;
+pub use dns::DnsProvider;
 pub use docker::DockerProvider;
 pub use etcd::EtcdProvider;
 pub use etcd2::Etcd2Provider;

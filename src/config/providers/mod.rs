@@ -7,6 +7,7 @@
 mod consul;
 mod consul_catalog;
 mod conventions;
+mod dns;
 mod docker;
 mod etcd;
 mod file;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use self::consul::ConsulConfig;
 pub use self::consul_catalog::{CatalogConfig, ServicePattern, TagDialect};
 pub use self::conventions::{Convention, Conventions};
+pub use self::dns::{DnsConfig, ServiceName};
 pub use self::docker::{AddressChoice, DockerConfig, EngineAddress};
 pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;
@@ -41,6 +43,8 @@ use crate::suggest;
 pub enum ProviderConfig {
     /// The key/value store of a Consul agent.
     Consul(ConsulConfig),
+    /// Names of the domain name system.
+    Dns(DnsConfig),
     /// The containers of a Docker engine.
     Docker(DockerConfig),
     /// An etcd v3 store.
@@ -57,7 +61,7 @@ pub enum ProviderConfig {
 
 impl ProviderConfig {
     /// The kinds of providers, as a table's name or its `type` says them.
-    pub(super) const KINDS: [&'static str; 7] = ["consul", "docker", "etcd", "etcd2", "file", "swarm", "zookeeper"];
+    pub(super) const KINDS: [&'static str; 8] = ["consul", "dns", "docker", "etcd", "etcd2", "file", "swarm", "zookeeper"];
 
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
@@ -65,6 +69,10 @@ impl ProviderConfig {
             "consul" => Some(ConsulConfig::deserialize(settings).and_then(|consul| {
                 consul.check().map_err(DecodeError::new)?;
                 Ok(Self::Consul(consul))
+            })),
+            "dns" => Some(DnsConfig::deserialize(settings).and_then(|dns| {
+                dns.check().map_err(DecodeError::new)?;
+                Ok(Self::Dns(dns))
             })),
             "docker" => Some(DockerConfig::deserialize(settings).and_then(|docker| {
                 docker.check().map_err(DecodeError::new)?;
@@ -85,7 +93,8 @@ impl ProviderConfig {
     /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
     /// `etcd2s://…` for the v2 API, `etcd://host/services?layout=services` for another layout, `consul://TOKEN@host:8500/prefix?catalog`,
     /// `consuls://…`, `file:///path`, `docker://`, `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`, `swarm://…`
-    /// and `swarms://…` the same, also with several managers, `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`.
+    /// and `swarms://…` the same, also with several managers, `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`,
+    /// `dns://10.0.0.2/web=_http._tcp.web.internal,tasks.db:5432`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
@@ -97,6 +106,7 @@ impl ProviderConfig {
         match scheme {
             "consul" => ConsulConfig::parse_url(rest, None).map(Self::Consul),
             "consuls" => ConsulConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Consul),
+            "dns" => DnsConfig::parse_url(rest).map(Self::Dns),
             "docker" => DockerConfig::parse_url(rest, None).map(Self::Docker),
             "dockers" => DockerConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Docker),
             "etcd" => EtcdConfig::parse_url(rest, None).map(Self::Etcd),
@@ -118,8 +128,22 @@ impl ProviderConfig {
 }
 
 /// The schemes of provider URLs.
-const SCHEMES: [&str; 13] =
-    ["consul", "consuls", "docker", "dockers", "etcd", "etcds", "etcd2", "etcd2s", "file", "swarm", "swarms", "zookeeper", "zookeepers"];
+const SCHEMES: [&str; 14] = [
+    "consul",
+    "consuls",
+    "dns",
+    "docker",
+    "dockers",
+    "etcd",
+    "etcds",
+    "etcd2",
+    "etcd2s",
+    "file",
+    "swarm",
+    "swarms",
+    "zookeeper",
+    "zookeepers",
+];
 
 fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
     let mut etcd = EtcdConfig::deserialize(settings)?;
