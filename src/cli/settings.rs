@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use nuncio::access;
 use nuncio::config::server::{AccessLog, AccessLogFormat, AccessLogPath, Admin, LogLevel};
-use nuncio::config::{AdminHost, ServerConfig};
+use nuncio::config::{AdminHost, NameServer, ServerConfig};
 use nuncio::control::check::sticky_key;
+use nuncio::discovery::NameServers;
 use nuncio::server::ServerBuilder;
 
 use super::Failure;
@@ -21,6 +22,9 @@ pub(super) struct Flags {
     /// A name by which the admin API may be asked for, or "*.example.com" for all below one. Addresses and localhost need none
     #[arg(long, value_name = "NAME", value_parser = AdminHost::parse)]
     admin_host: Vec<AdminHost>,
+    /// Who is asked for the names of endpoints, such as 10.0.0.2:53 [default: the servers of /etc/resolv.conf]
+    #[arg(long, value_name = "ADDR", value_parser = NameServer::parse)]
+    name_server: Vec<NameServer>,
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = parse_workers)]
     workers: Option<usize>,
@@ -50,6 +54,7 @@ impl Flags {
         ServerConfig {
             admin: self.admin.unwrap_or(file.admin),
             admin_hosts: if self.admin_host.is_empty() { file.admin_hosts } else { self.admin_host.clone() },
+            name_servers: if self.name_server.is_empty() { file.name_servers } else { self.name_server.clone() },
             workers: self.workers.or(file.workers),
             data_dir: self.data_dir.clone().or(file.data_dir).or_else(state_directory),
             drain_timeout: self.drain_timeout.unwrap_or(file.drain_timeout),
@@ -95,6 +100,10 @@ pub(super) fn apply(server: &ServerConfig, mut builder: ServerBuilder) -> Result
     }
     if let Admin::Address(address) = server.admin {
         builder = builder.admin(address).admin_hosts(server.admin_hosts.clone());
+    }
+    if !server.name_servers.is_empty() {
+        let servers = server.name_servers.iter().map(|server| server.address()).collect();
+        builder = builder.name_servers(NameServers::At(servers));
     }
     if let Some(key) = sticky_key(server)? {
         builder = builder.sticky_keys(vec![key]);

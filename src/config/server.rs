@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{AdminHost, Protection, duration};
+use super::{AdminHost, NameServer, Protection, duration};
 
 /// The settings of the process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,10 @@ pub struct ServerConfig {
     /// IP address or `localhost` are always answered, all others refused, because a web page could send them through a name of its own
     /// (DNS rebinding). Default: none.
     pub admin_hosts: Vec<AdminHost>,
+    /// Who is asked for the names of endpoints, in place of the servers of `/etc/resolv.conf`: `["10.0.0.2:53"]`. Default port 53, at most 8.
+    /// `/etc/hosts` comes first in any case, and the search domains of `/etc/resolv.conf` apply. Default: those of `/etc/resolv.conf`.
+    #[serde(deserialize_with = "deserialize_name_servers", skip_serializing_if = "Vec::is_empty")]
+    pub name_servers: Vec<NameServer>,
     /// Where is kept what must survive a restart: the key of sticky cookies, and what remote providers published last. Default: nowhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
@@ -52,6 +56,7 @@ impl Default for ServerConfig {
             workers: None,
             admin: Admin::default(),
             admin_hosts: Vec::new(),
+            name_servers: Vec::new(),
             data_dir: None,
             drain_timeout: Duration::from_secs(30),
             access_log: None,
@@ -60,6 +65,12 @@ impl Default for ServerConfig {
             log_level: LogLevel::default(),
         }
     }
+}
+
+fn deserialize_name_servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NameServer>, D::Error> {
+    let servers = Vec::deserialize(deserializer)?;
+    NameServer::check("name_servers", &servers).map_err(serde::de::Error::custom)?;
+    Ok(servers)
 }
 
 /// Whether, and where, the admin API listens.
@@ -269,7 +280,7 @@ mod tests {
     #[test]
     fn survives_being_written_and_read() {
         let text = format!(
-            "workers = 4\nadmin = \"off\"\nadmin_hosts = [\"*.example.com\"]\ndata_dir = \"/var/lib/nuncio\"\ndrain_timeout = \"1m\"\naccess_log = {{ path = \"/log\", format = \"common\" }}\nsticky_key = \"{}\"\nlog_level = \"debug\"\nprotection = {{ hold = \"1m\", gone_few = 3 }}",
+            "workers = 4\nadmin = \"off\"\nadmin_hosts = [\"*.example.com\"]\nname_servers = [\"10.0.0.2\", \"[fd00::2]:5353\"]\ndata_dir = \"/var/lib/nuncio\"\ndrain_timeout = \"1m\"\naccess_log = {{ path = \"/log\", format = \"common\" }}\nsticky_key = \"{}\"\nlog_level = \"debug\"\nprotection = {{ hold = \"1m\", gone_few = 3 }}",
             "0a".repeat(32)
         );
         let config = check(&text).unwrap();
@@ -285,6 +296,7 @@ mod tests {
             ("protection = { gone_percent = 101 }", "from 0 to 100"),
             ("admin = \"on\"", "nor \"off\""),
             ("admin_hosts = [\"a.test:80\"]", "leave out scheme, port"),
+            ("name_servers = [\"dns.internal\"]", "not the address of a name server"),
             ("sticky_key = \"geheim\"", "64 hex digits"),
             ("access_log = { path = \"\" }", "must not be empty"),
         ] {

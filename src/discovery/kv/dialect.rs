@@ -10,6 +10,8 @@
 //! | vulcand | `{"URL": "http://10.0.0.1:8080"}` |
 //! | Nuncio | `{"address": "10.0.0.1:8080", "weight": 3}`, `"10.0.0.1:8080"` |
 //!
+//! Wherever there is an IP address, there may be the name of a host, which is looked up: `web-1.internal:8080`.
+//!
 //! Fields that say nothing of the address or the weight are not looked at. An address that cannot be connected to from elsewhere, such
 //! as `0.0.0.0`, is refused: docker-register writes it for ports that are published on all addresses.
 //!
@@ -20,7 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::Value;
 
 use super::json::{Fields, whole_number};
-use crate::config::{Endpoint, Problem};
+use crate::config::{Address, Endpoint, Problem};
 
 /// The largest value that is read, in bytes: what says where an instance is, is short.
 pub const INSTANCE_BYTES_MAX: usize = 64 * 1024;
@@ -112,11 +114,11 @@ fn in_json(fields: &Fields<'_>) -> Result<Option<Instance>, Problem> {
     Ok(Some(Instance { endpoint: Endpoint { weight, ..instance.endpoint }, ..instance }))
 }
 
-fn plain(address: SocketAddr) -> Instance {
+fn plain(address: Address) -> Instance {
     Instance { endpoint: Endpoint::new(address), scheme: None }
 }
 
-fn host_and_port(fields: &Fields<'_>, host: &str, port: &str) -> Result<SocketAddr, Problem> {
+fn host_and_port(fields: &Fields<'_>, host: &str, port: &str) -> Result<Address, Problem> {
     let text = fields.text(host).ok_or_else(|| unreadable(format!("there is no text `{host}` in the value")))?;
     let number = fields.get(port).ok_or_else(|| unreadable(format!("there is no `{port}` in the value")))?;
     let port = match number {
@@ -131,10 +133,10 @@ fn host_and_port(fields: &Fields<'_>, host: &str, port: &str) -> Result<SocketAd
 }
 
 /// An address that can be connected to from elsewhere.
-fn address(text: &str) -> Result<SocketAddr, Problem> {
+fn address(text: &str) -> Result<Address, Problem> {
     let address = Endpoint::parse_address(text).map_err(|_| refused(text))?;
-    let is_reachable = |address: &SocketAddr| !address.ip().to_canonical().is_unspecified() && !address.ip().is_multicast();
-    address.ip().filter(is_reachable).ok_or_else(|| refused(text))
+    let is_reachable = |address: SocketAddr| !address.ip().to_canonical().is_unspecified() && !address.ip().is_multicast();
+    if address.ip().is_none_or(is_reachable) { Ok(address) } else { Err(refused(text)) }
 }
 
 fn refused(text: &str) -> Problem {
@@ -142,10 +144,7 @@ fn refused(text: &str) -> Problem {
     match text.parse::<SocketAddr>() {
         Ok(_) => Problem::error(format!("`{shown}` cannot be connected to: an instance needs a definite address and port"))
             .help("publish the port on an address of the host: `docker run -p 10.0.0.1::80`, not on all of them"),
-        Err(_) if text.rsplit_once(':').is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok()) => {
-            unreadable(format!("`{shown}` has no IP address: names are not looked up"))
-        }
-        Err(_) => unreadable(format!("`{shown}` is not an IP address and port")),
+        Err(_) => unreadable(format!("`{shown}` is not an IP address or name with a port")),
     }
 }
 
@@ -243,6 +242,15 @@ mod tests {
     }
 
     #[test]
+    fn hosts_by_name() {
+        check("web-1.internal:8080", "web-1.internal:8080", 1, None);
+        check("http://Web-1.internal", "web-1.internal:80", 1, Some(Scheme::Http));
+        check(r#"{"host":"web-1.internal","port":80,"weight":3}"#, "web-1.internal:80", 3, None);
+        check(r#"{"serviceEndpoint":{"host":"a.rack.test","port":31000},"status":"ALIVE"}"#, "a.rack.test:31000", 1, None);
+        check(r#"{"URL":"https://web_1"}"#, "web_1:443", 1, Some(Scheme::Https));
+    }
+
+    #[test]
     fn addresses_that_cannot_be_connected_to() {
         for value in [
             "0.0.0.0:80",
@@ -266,15 +274,17 @@ mod tests {
         refuse("10.0.0.1:80\n10.0.0.1:80", "several lines", "an instance is");
         for (value, message) in [
             ("", "empty"),
-            ("web:80", "names are not looked up"),
-            ("http://web:80", "names are not looked up"),
-            (r#"{"host":"web","port":80}"#, "names are not looked up"),
-            ("10.0.0.1", "is not an IP address and port"),
-            ("10.0.0.1:99999", "is not an IP address and port"),
+            ("web", "is not an IP address or name with a port"),
+            ("web:0", "is not an IP address or name with a port"),
+            ("-web:80", "is not an IP address or name with a port"),
+            (r#"{"host":"web 1","port":80}"#, "is not an IP address or name with a port"),
+            ("10.0.0.256:80", "is not an IP address or name with a port"),
+            ("10.0.0.1", "is not an IP address or name with a port"),
+            ("10.0.0.1:99999", "is not an IP address or name with a port"),
             ("http://10.0.0.1:99999", "is not a URL"),
             ("ftp://10.0.0.1:80", "is not a URL"),
-            ("true", "is not an IP address and port"),
-            ("[]", "is not an IP address and port"),
+            ("true", "is not an IP address or name with a port"),
+            ("[]", "is not an IP address or name with a port"),
             ("{}", "no text `host`"),
             (r#"{"host":"10.0.0.1"}"#, "no `port`"),
             (r#"{"host":"10.0.0.1","port":80.5}"#, "the port is not"),
