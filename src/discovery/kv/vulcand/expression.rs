@@ -217,6 +217,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     fn check(expression: &str, rule: &str, priority: i32) {
@@ -272,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_translated_says_so() {
-        for expression in ["MethodRegexp(`GET|POST`)", "Method(`<x>`)", "Path(`no-slash`)", "Host(`a:80`)"] {
+        for expression in ["MethodRegexp(`GET|POST`)", "Method(`<x>`)", "Path(`no-slash`)", "Path(`/..`)", "Host(`a:80`)"] {
             let problem = translate(expression).unwrap_err();
             assert!(problem.message.contains("cannot be carried over"), "{}", problem.message);
         }
@@ -284,9 +286,9 @@ mod tests {
             let _ = translate(&text);
         }
 
-        /// A literal that vulcand takes means the same text here.
+        /// A literal that vulcand takes means the same text here. One that leads above the root is asked for by no request that is let in.
         #[test]
-        fn literals_keep_their_text(path in "/[a-zA-Z0-9._~-]{1,20}") {
+        fn literals_keep_their_text(path in "/[a-zA-Z0-9._~-]{1,20}".prop_filter("leads above the root", |path| path != "/..")) {
             let translated = translate(&format!("Path(`{path}`)")).unwrap();
             proptest::prop_assert_eq!(translated.rule.text(), format!("Path(\"{path}\")"));
         }
