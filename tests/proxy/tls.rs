@@ -56,6 +56,44 @@ async fn a_certificate_is_replaced_under_traffic() {
     }
 }
 
+/// Certbot and its like write the files one after the other: between the two they do not belong together, and handshakes go on with the
+/// pair before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_written_one_after_the_other_are_taken_over_as_a_pair() {
+    let endpoint = Endpoint::answering("ok").await;
+    let authority = Authority::new();
+    let pairs: Vec<Certificate> = (0..3).map(|_| authority.certify(&["a.test"])).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let (cert, key) = (directory.path().join("site.pem"), directory.path().join("site.key"));
+    std::fs::write(&cert, &pairs[0].cert).unwrap();
+    std::fs::write(&key, &pairs[0].key).unwrap();
+    let named = format!("[certificates.a]\ncert = '{}'\nkey = '{}'\n", cert.display(), key.display());
+    let proxy = Proxy::start(&(listener(&endpoint, "{}") + &named)).await;
+    let problems = || proxy.server.status().problems().iter().map(|problem| problem.message.clone()).collect::<Vec<_>>().join("\n");
+    let shown = async || connect_tls(proxy.address(), "a.test", authority.client(&[])).await.unwrap().shown;
+    let serves = async |pair: &Certificate, until: &mut dyn FnMut() -> bool| {
+        let started = std::time::Instant::now();
+        while !until() {
+            assert!(pair.is(&shown().await), "the pair before serves until the next one is whole");
+            assert!(started.elapsed() < DEADLINE, "{}", problems());
+        }
+    };
+    for (old, new) in pairs.iter().zip(pairs.iter().skip(1)) {
+        // The certificate in several writes, then the key in place of a file that was renamed away.
+        let (start, end) = new.cert.split_at(new.cert.len() / 2);
+        std::fs::write(&cert, start).unwrap();
+        serves(old, &mut || !problems().is_empty()).await;
+        std::fs::write(&cert, format!("{start}{end}")).unwrap();
+        serves(old, &mut || problems().contains("`key` does not belong to `cert`")).await;
+        std::fs::remove_file(&key).unwrap();
+        serves(old, &mut || problems().contains("`key`: ")).await;
+        std::fs::write(directory.path().join("new.key"), &new.key).unwrap();
+        std::fs::rename(directory.path().join("new.key"), &key).unwrap();
+        eventually("the next pair is in force", || problems().is_empty()).await;
+        assert!(new.is(&shown().await));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn protocols_and_versions() {
     let endpoint = Endpoint::replying(|request| response(200, request.field("x-forwarded-proto").unwrap())).await;
