@@ -485,6 +485,84 @@ mod tests {
         fixture.until_upstreams(&["c"]).await;
     }
 
+    /// As vim does with `backupcopy=no`: the old file becomes a backup, the new one is written under its name, the backup goes.
+    #[tokio::test]
+    async fn an_editor_that_renames_and_writes_anew_loses_nothing() {
+        let mut fixture = Fixture::new("", file("a.toml", &["a", "b"]));
+        fixture.until_upstreams(&["a", "b"]).await;
+        for round in 0..5 {
+            let last = format!("c{round}");
+            std::fs::rename(fixture.path("a.toml"), fixture.path("a.toml~")).unwrap();
+            fixture.write("a.toml", &upstreams(&["a", "b", &last]));
+            std::fs::remove_file(fixture.path("a.toml~")).unwrap();
+            let is_whole = |snapshot: &Snapshot| snapshot.upstreams.contains_key("a") && snapshot.upstreams.contains_key("b");
+            let next = fixture.until(|snapshot| !is_whole(snapshot) || snapshot.upstreams.contains_key(last.as_str())).await;
+            assert!(is_whole(&next), "the file is never taken for gone");
+        }
+    }
+
+    /// As a bind mount of one file forces it: the file stays the same one, and is written piece by piece.
+    #[tokio::test]
+    async fn a_write_in_place_in_several_pieces_loses_nothing() {
+        use std::io::Write as _;
+
+        let names = ["a", "b", "c", "d", "e", "f"];
+        let mut fixture = Fixture::new("", file("a.toml", &names));
+        fixture.until_upstreams(&names).await;
+        let mut open = std::fs::File::create(fixture.path("a.toml")).unwrap();
+        let text = upstreams(&["a", "b", "c", "d", "e", "f", "g"]);
+        for piece in text.as_bytes().chunks(16) {
+            open.write_all(piece).unwrap();
+            open.sync_data().unwrap();
+        }
+        drop(open);
+        let next = fixture.until(|snapshot| snapshot.upstreams.len() != names.len()).await;
+        assert_eq!(next.upstreams.len(), names.len() + 1, "what is half written is not taken over");
+    }
+
+    /// As Kubernetes mounts a ConfigMap as a directory: every file leads through `..data`, and only that is replaced.
+    #[tokio::test]
+    async fn a_directory_of_links_changes_as_a_whole() {
+        let version = |directory: &Path, version: &str, files: [(&str, &[&str]); 2]| {
+            std::fs::create_dir_all(directory.join(version)).unwrap();
+            for (name, names) in files {
+                file(name, names)(&directory.join(version));
+            }
+        };
+        let mut fixture = Fixture::new("", |directory| {
+            version(directory, "..v1", [("a.toml", &["a1"]), ("b.toml", &["b1"])]);
+            symlink("..v1", directory.join("..data")).unwrap();
+            for name in ["a.toml", "b.toml"] {
+                symlink(Path::new("..data").join(name), directory.join(name)).unwrap();
+            }
+        });
+        fixture.until_upstreams(&["a1", "b1"]).await;
+        for (next, before, names) in [("..v2", "..v1", ["a2", "b2"]), ("..v3", "..v2", ["a3", "b3"])] {
+            version(fixture.directory.path(), next, [("a.toml", &names[..1]), ("b.toml", &names[1..])]);
+            symlink(next, fixture.path("..data_tmp")).unwrap();
+            std::fs::rename(fixture.path("..data_tmp"), fixture.path("..data")).unwrap();
+            std::fs::remove_dir_all(fixture.path(before)).unwrap();
+            let is_next = |snapshot: &Snapshot| snapshot.upstreams.keys().any(|name| names.contains(&name.as_str()));
+            let next = fixture.until(is_next).await;
+            assert!(next.upstreams.keys().map(Name::as_str).eq(names), "both at once: {:?}", next.upstreams.keys());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_a_directory_that_is_gone_and_back_is_read_again() {
+        let mut fixture = Fixture::new("", |directory| {
+            file("a.toml", &["a"])(directory);
+            file("b.toml", &["b"])(directory);
+        });
+        fixture.until_upstreams(&["a", "b"]).await;
+        for _ in 0..3 {
+            std::fs::remove_file(fixture.path("b.toml")).unwrap();
+            fixture.until_upstreams(&["a"]).await;
+            fixture.write("b.toml", &upstreams(&["b"]));
+            fixture.until_upstreams(&["a", "b"]).await;
+        }
+    }
+
     #[tokio::test]
     async fn a_change_of_nothing_is_a_contact() {
         let mut fixture = Fixture::new("a.toml", file("a.toml", &["a"]));
