@@ -108,7 +108,7 @@ fn addresses(host: &Known, port: u16) -> impl Iterator<Item = SocketAddr> {
 fn endpoints(shares: &BTreeMap<SocketAddr, u64>) -> BTreeMap<SocketAddr, Endpoint> {
     let weight_max = u64::from(Endpoint::WEIGHT_MAX);
     let greatest = shares.values().copied().max().unwrap_or_default();
-    let is_plain = |share: &u64| share % PARTS == 0 && (1..=weight_max).contains(&(share / PARTS));
+    let is_plain = |share: &u64| share.is_multiple_of(PARTS) && (1..=weight_max).contains(&(share / PARTS));
     let weight = |share: u64| match greatest {
         0 => 1,
         _ if shares.values().all(is_plain) => share / PARTS,
