@@ -101,6 +101,13 @@ impl Etcd {
         }
     }
 
+    /// Ends its process as the system would. Its data stays.
+    pub fn end(&mut self) {
+        self.signal(Signal::TERM);
+        let mut process = self.process.take().expect("it runs");
+        process.wait().expect("our own child can be waited for");
+    }
+
     /// Deletes its data. For an etcd that does not run.
     pub fn wipe(&mut self) {
         assert!(self.process.is_none(), "it still runs");
@@ -121,6 +128,8 @@ impl Etcd {
     fn copy_data(&self, from: &str, to: &str) {
         assert!(self.process.is_none(), "it still runs");
         let path = |name| self.directory.path().join(name);
+        // Of the last time.
+        let _ = std::fs::remove_dir_all(path(to));
         let status = Command::new("cp").arg("-r").args([path(from), path(to)]).status().expect("cp runs");
         assert!(status.success(), "the data is copied");
     }

@@ -1,11 +1,21 @@
-//! A TCP relay that can be cut or stalled: between a provider and a store that goes on living.
+//! A TCP relay between a provider and a store that goes on living: it can be cut or stalled, and what the store answers can be slowed
+//! down, cut short or replaced. Open, it loses and changes no byte.
 
+use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+/// Bytes that are read at once, at most.
+const CHUNK: usize = 16 * 1024;
+/// Slow answers go on this often.
+const TICK: Duration = Duration::from_millis(20);
 
 /// Forwards connections to one address until it is dropped.
 pub struct Relay {
@@ -20,6 +30,15 @@ enum State {
     Open,
     Cut,
     Stalled,
+    Slow(usize),
+    Short(usize),
+    Wrong(&'static [u8]),
+}
+
+impl State {
+    fn does_forward(self) -> bool {
+        !matches!(self, State::Cut | State::Stalled)
+    }
 }
 
 impl Relay {
@@ -49,7 +68,22 @@ impl Relay {
         self.state.send_replace(State::Stalled);
     }
 
-    /// Forwards new connections again.
+    /// Lets answers through at so many bytes per second and connection.
+    pub fn slow(&self, bytes_per_second: usize) {
+        self.state.send_replace(State::Slow(bytes_per_second));
+    }
+
+    /// Lets so many more bytes of answers through on each connection, and closes it then.
+    pub fn truncate(&self, bytes: usize) {
+        self.state.send_replace(State::Short(bytes));
+    }
+
+    /// Whatever the store would say next on a connection, this is said instead, and the connection is closed.
+    pub fn answer_instead(&self, answer: &'static [u8]) {
+        self.state.send_replace(State::Wrong(answer));
+    }
+
+    /// Forwards all connections that are left, and new ones.
     pub fn mend(&self) {
         self.state.send_replace(State::Open);
     }
@@ -69,11 +103,69 @@ async fn forward(mut client: TcpStream, target: SocketAddr, mut gate: watch::Rec
     };
     // So that the relay adds no delay of its own to what is measured through it.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let answers = gate.clone();
+    let both = async {
+        // An answer that was cut short or replaced closes both ways.
+        tokio::try_join!(forward_requests(from_client, to_server), forward_answers(from_server, to_client, answers))
+    };
     tokio::select! {
         biased;
-        _ = gate.wait_for(|state| *state != State::Open) => {}
-        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => return,
+        _ = gate.wait_for(|state| !state.does_forward()) => {}
+        _ = both => return,
     }
     // Who has stopped relaying, or has never begun, waits for the next change.
     let _ = gate.wait_for(|state| *state != State::Stalled).await;
+}
+
+async fn forward_requests(mut client: ReadHalf<'_>, mut server: WriteHalf<'_>) -> io::Result<()> {
+    tokio::io::copy(&mut client, &mut server).await?;
+    server.shutdown().await
+}
+
+/// Until the store ends its side. An error when the relay does so in its place.
+async fn forward_answers(mut server: ReadHalf<'_>, mut client: WriteHalf<'_>, mut gate: watch::Receiver<State>) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let mut left = None;
+    loop {
+        let state = *gate.borrow_and_update();
+        let limit = match state {
+            State::Slow(bytes_per_second) => (bytes_per_second / 50).clamp(1, CHUNK),
+            _ => CHUNK,
+        };
+        let read = tokio::select! {
+            biased;
+            changed = gate.changed() => {
+                changed.map_err(io::Error::other)?;
+                // Budgets are those of one state.
+                left = None;
+                continue;
+            }
+            read = server.read(&mut buffer[..limit]) => read?,
+        };
+        let said = &buffer[..read];
+        if read == 0 {
+            return client.shutdown().await;
+        }
+        match state {
+            State::Open | State::Cut | State::Stalled => client.write_all(said).await?,
+            State::Slow(_) => {
+                client.write_all(said).await?;
+                tokio::time::sleep(TICK).await;
+            }
+            State::Short(bytes) => {
+                let budget = left.get_or_insert(bytes);
+                client.write_all(&said[..read.min(*budget)]).await?;
+                *budget = budget.saturating_sub(read);
+                if *budget == 0 {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+            }
+            State::Wrong(answer) => {
+                client.write_all(answer).await?;
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+    }
 }
