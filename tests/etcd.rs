@@ -149,6 +149,32 @@ async fn a_rebuilt_store_is_listed_again() {
     assert!(observed.feed().status().held.is_none() && !observed.feed().release());
 }
 
+/// It keeps its id, and its revision is ahead of ours: only what it holds tells that its history is another one.
+#[tokio::test]
+async fn a_store_restored_from_a_backup_is_listed_again_even_if_it_overtook_us() {
+    let mut etcd = Etcd::start().await;
+    etcd.writer().await.put("/nuncio/upstreams/kept", "{}").await;
+    etcd.kill();
+    etcd.keep_data();
+    etcd.run().await;
+    let mut writer = etcd.writer().await;
+    let relay = Relay::to(etcd.address()).await;
+    let observed = observe_url(format!("http://{}", relay.address()));
+    writer.put("/nuncio/upstreams/lost", "{}").await;
+    observed.until("both", |snapshot| upstreams(snapshot) == ["kept", "lost"]).await;
+    relay.cut();
+    observed.until_status("it fails", is_failing).await;
+    etcd.kill();
+    etcd.restore_data();
+    etcd.run().await;
+    let mut writer = etcd.writer().await;
+    for name in ["other", "another"] {
+        writer.put(&format!("/nuncio/upstreams/{name}"), "{}").await;
+    }
+    relay.mend();
+    observed.within(SOON, "what it holds", |snapshot| upstreams(snapshot) == ["another", "kept", "other"]).await;
+}
+
 #[tokio::test]
 async fn deleting_the_prefix_is_real() {
     let etcd = Etcd::start().await;

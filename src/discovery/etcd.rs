@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! connect ──► list the prefix at revision R ──► publish ──► watch from R + 1 ──► publish after each response
-//!    │                       ▲                                   │   │
-//!    └─ was here just now ───┼───────────────────────────────────┘   │
+//!                            ▲                                       │
 //!                            └────── history is compacted ───────────┘
 //! ```
 //!
@@ -11,9 +10,8 @@
 //! * **A deletion is real**, of a key, or of the whole prefix. A cluster that cannot be reached deletes nothing. What is missing from a list
 //!   after the history was lost is only [inferred](Removals::Inferred) to be gone, and so is a key that was bound to a lease: it may have
 //!   ended with those of many others that could not reach the cluster either.
-//! * **A rebuilt cluster is noticed** by its id, or by a revision lower than ours, which a linearizable read tells. One that was restored
-//!   from a backup can overtake our revision; so the watch is resumed only within [`RESUME_WITHIN`] of the last contact, and after that
-//!   all is listed again.
+//! * **Each connection starts with a list.** The watch is not resumed where the last one broke off: a cluster that was restored from a
+//!   backup keeps its id, and may have overtaken our revision by then, with another history.
 //! * **A silent server is noticed.** When nothing was heard for [`HEARTBEAT_INTERVAL`], a small read is sent over the same connection, and
 //!   must be answered within [`HEARTBEAT_TIMEOUT`]: a frozen process or a half-open connection counts as failed after 4 s. gRPC's own
 //!   keep-alive cannot do that: etcd closes connections that ping more often than every 5 s. Nor can progress requests on the watch:
@@ -50,8 +48,6 @@ pub const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 /// For the answer to that.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
-/// After a contact this long ago a watch is resumed where it broke off; later, everything is listed again.
-pub const RESUME_WITHIN: Duration = Duration::from_secs(10);
 /// The largest message taken, in bytes. A page of a list that is larger is asked for again in smaller pages.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Keys asked for at once.
@@ -76,7 +72,6 @@ pub struct EtcdProvider {
 /// A moment in the history of a store.
 #[derive(Debug, Clone, Copy)]
 struct Cursor {
-    cluster_id: u64,
     revision: i64,
     heard_at: Instant,
 }
@@ -112,10 +107,7 @@ impl EtcdProvider {
         };
         let mut session = Session::connect(&endpoint, &self.config, prefix.clone()).await.map_err(doing("connect"))?;
         loop {
-            let can_resume = self.can_resume(&mut session).await.map_err(doing("read the revision"))?;
-            if !can_resume {
-                self.list(&mut session, publisher).await.map_err(doing(&format!("list {prefix}")))?;
-            }
+            self.list(&mut session, publisher).await.map_err(doing(&format!("list {prefix}")))?;
             self.follow(&mut session, publisher).await.map_err(doing(&format!("watch {prefix}")))?;
         }
     }
@@ -124,15 +116,6 @@ impl EtcdProvider {
         let index = self.turn.checked_rem(self.config.endpoints.len()).unwrap_or_default();
         self.turn = self.turn.wrapping_add(1);
         self.config.endpoints.get(index).cloned().unwrap_or_default()
-    }
-
-    /// Whether the store is still the one that `cursor` is a moment of.
-    async fn can_resume(&self, session: &mut Session) -> Result<bool, Failure> {
-        let Some(cursor) = self.cursor.filter(|cursor| cursor.heard_at.elapsed() < RESUME_WITHIN) else {
-            return Ok(false);
-        };
-        let store = session.cursor().await?;
-        Ok(store.cluster_id == cursor.cluster_id && store.revision >= cursor.revision)
     }
 
     async fn list(&mut self, session: &mut Session, publisher: &dyn Publisher) -> Result<(), Failure> {
@@ -274,13 +257,7 @@ impl Session {
         })
     }
 
-    /// Where the store is now: by a linearizable read, so that a member that lags behind its cluster does not count.
-    async fn cursor(&mut self) -> Result<Cursor, Failure> {
-        let options = GetOptions::new().with_keys_only().with_limit(1);
-        Cursor::of(timed(CALL_TIMEOUT, self.kv.get(self.prefix.as_str(), Some(options))).await?.header())
-    }
-
-    /// All keys below the prefix as of one revision, and that.
+    /// All keys below the prefix as of one revision, and that. A linearizable read: a member that lags behind its cluster does not count.
     async fn list(&mut self) -> Result<(Cursor, Vec<KeyValue>), Failure> {
         let mut first = self.page(self.prefix.clone().into_bytes(), 0).await?;
         let cursor = Cursor::of(first.header())?;
@@ -337,7 +314,7 @@ impl Session {
 impl Cursor {
     fn of(header: Option<&ResponseHeader>) -> Result<Self, Failure> {
         let header = header.ok_or(Failure::NoHeader)?;
-        Ok(Self { cluster_id: header.cluster_id(), revision: header.revision(), heard_at: Instant::now() })
+        Ok(Self { revision: header.revision(), heard_at: Instant::now() })
     }
 }
 
