@@ -110,6 +110,18 @@ async fn a_frozen_server_is_noticed_and_loses_nothing() {
     assert!(has_one(&observed.feed().latest().expect("the last snapshot stays")));
 }
 
+/// It accepts a connection before it can make sessions, forgets who asked for one, and is well a moment later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_gives_no_session_is_soon_asked_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+    let _observed = observe(listener.local_addr().expect("a bound socket has an address"));
+    let (_first, _) = listener.accept().await.expect("it is asked");
+    let second = tokio::time::timeout(Duration::from_millis(1_500), listener.accept()).await;
+    let _second = second.expect("soon").expect("it is asked again");
+    let third = tokio::time::timeout(Duration::from_millis(1_500), listener.accept()).await;
+    assert!(third.is_err(), "a server that is slow is given more time");
+}
+
 /// We are cut off for longer than the session lasts, without being told, and much happens meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_expired_session_is_followed_by_another_and_one_list() {

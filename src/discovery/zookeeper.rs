@@ -27,7 +27,7 @@ use super::http_client::Turns;
 use super::keyring::Keyring;
 use super::kv::Tree;
 use super::zookeeper_mirror::{Answer, Mirror, Unreadable, What};
-use super::zookeeper_session::{Message, Session, SessionError};
+use super::zookeeper_session::{HANDSHAKE_TIMEOUT_MAX, HANDSHAKE_TIMEOUT_MIN, Message, Session, SessionError};
 use super::zookeeper_wire::{self as wire, Broken};
 use super::{Provider, ProviderError, Publisher};
 use crate::config::Snapshot;
@@ -50,6 +50,8 @@ pub struct ZookeeperProvider {
     turns: Turns,
     mirror: Mirror,
     has_published: bool,
+    /// For a session to be made.
+    patience: Duration,
 }
 
 /// What is waited for, and since when.
@@ -66,11 +68,16 @@ impl ZookeeperProvider {
         let tree = Tree::with_layout(&config.prefix, name.clone(), config.layout()).with_keys(Keyring::source(config.keyring.as_ref()));
         let mirror = Mirror::new(tree, config.layout);
         let turns = Turns::new(config.servers());
-        Self { name, config, turns, mirror, has_published: false }
+        Self { name, config, turns, mirror, has_published: false, patience: HANDSHAKE_TIMEOUT_MIN }
     }
 
     async fn run(&mut self, server: &str, publisher: &dyn Publisher) -> Result<(), Failure> {
-        let mut session = Session::open(server, &self.config).await?;
+        let opened = Session::open(server, &self.config, self.patience).await;
+        self.patience = match opened {
+            Err(SessionError::NoSession(_)) => (self.patience * 2).min(HANDSHAKE_TIMEOUT_MAX),
+            _ => HANDSHAKE_TIMEOUT_MIN,
+        };
+        let mut session = opened?;
         let failure = self.follow(&mut session, publisher).await;
         // Of a connection that works, and is given up for what comes over it.
         if matches!(failure, Err(Failure::Unreadable(_))) {

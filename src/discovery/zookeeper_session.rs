@@ -24,8 +24,11 @@ use super::zookeeper_wire::{self as wire, Broken, EventKind, HEADER_BYTES, Heade
 use crate::config::providers::ZookeeperConfig;
 use crate::discovery::kv::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
-/// For a session to be made, once there is a connection. A server that has no leader may take long, or hang up.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a session to be made, once there is a connection, at first. A server that is asked while it starts may never answer, and would at
+/// once if it were asked again.
+pub(super) const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+/// The same after it was too short several times in a row: without a leader, or over a slow line, a session may take long.
+pub(super) const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(8);
 /// For the end of a session to be told.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The largest list of children, in bytes: of 100,000 and more, depending on their names.
@@ -89,8 +92,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects to `server` and makes a session.
-    pub(super) async fn open(server: &str, config: &ZookeeperConfig) -> Result<Self, SessionError> {
+    /// Connects to `server` and makes a session, for which there is `limit`.
+    pub(super) async fn open(server: &str, config: &ZookeeperConfig, limit: Duration) -> Result<Self, SessionError> {
         let (reader, writer) = tokio::io::split(dial(server, config.tls.as_ref()).await?);
         let now = Instant::now();
         let mut session = Self {
@@ -107,7 +110,7 @@ impl Session {
             pinged: now,
         };
         let handshake = session.handshake(config);
-        tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or(Err(SessionError::NoSession(HANDSHAKE_TIMEOUT)))?;
+        tokio::time::timeout(limit, handshake).await.unwrap_or(Err(SessionError::NoSession(limit)))?;
         Ok(session)
     }
 
