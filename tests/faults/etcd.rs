@@ -9,6 +9,7 @@ use nuncio::discovery::{EtcdProvider, Provider};
 
 use crate::rig::{Change, Contents, Fault, Rig};
 use crate::support::etcd::{Etcd, Writer};
+use crate::support::relay::Target;
 
 const PREFIX: &str = "/nuncio/";
 
@@ -28,16 +29,18 @@ impl EtcdRig {
 }
 
 impl Rig for EtcdRig {
-    const FAULTS: &'static [Fault] = &[Fault::Restart, Fault::Kill, Fault::Freeze, Fault::ForgetHistory, Fault::Restore, Fault::Rebuild];
-
     async fn start() -> Self {
         let etcd = Etcd::start_in_memory().await;
         let writer = etcd.writer().await;
         Self { etcd, writer, has_backup: false }
     }
 
-    fn address(&self) -> SocketAddr {
-        self.etcd.address()
+    fn address(&self) -> Target {
+        self.etcd.address().into()
+    }
+
+    fn faults(&self) -> &'static [Fault] {
+        &[Fault::Restart, Fault::Kill, Fault::Freeze, Fault::ForgetHistory, Fault::Restore, Fault::Rebuild]
     }
 
     fn provider(&self, address: SocketAddr) -> impl Provider + 'static {

@@ -9,7 +9,7 @@ use nuncio::discovery::ProgramProvider;
 use nuncio::{Name, Server};
 
 use crate::load::{self, Load};
-use crate::rig::{Change, Contents, Rig};
+use crate::rig::{Between, Change, Contents, Rig};
 use crate::support::DEADLINE;
 use crate::support::http1::Endpoint;
 use crate::support::relay::Relay;
@@ -166,10 +166,13 @@ impl<R: Rig> Run<R> {
     }
 
     async fn fault_of_store(&mut self) {
-        let fault = *self.chance.pick(R::FAULTS);
+        let fault = *self.chance.pick(self.rig.faults());
         self.say(&format!("{fault:?}"));
-        if fault.is_unseen() {
-            self.relay.cut();
+        let between = R::between(fault);
+        match between {
+            Between::AsItIs => {}
+            Between::Nothing => self.relay.cut(),
+            Between::Silence => self.relay.stall(),
         }
         self.rig.begin(fault).await;
         if fault.can_write() {
@@ -177,7 +180,7 @@ impl<R: Rig> Run<R> {
         }
         self.lasts().await;
         self.rig.end(fault).await;
-        if fault.is_unseen() {
+        if between != Between::AsItIs {
             self.relay.mend();
         }
         self.say(&format!("{fault:?} is over"));

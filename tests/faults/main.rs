@@ -15,8 +15,8 @@
 //!
 //! # Clock jumps
 //! Nothing can make the monotonic clock jump, and a time namespace (`unshare -T`) moves only clocks that count from the boot, at the start of
-//! a process. The wall clock of one process is moved by `libfaketime`, where its programs ask libc for the time: the virtual machine of
-//! ZooKeeper does; etcd, Docker and Consul are Go programs, which ask the kernel.
+//! a process. The wall clock of one process is moved by a library that is preloaded into it (`tests/fixtures/clock`), where it asks libc for
+//! the time: the virtual machine of ZooKeeper does; etcd, Docker and Consul are Go programs, which ask the kernel.
 
 // A test that unwraps says at once what it did not expect; the helpers of tests do the same.
 #![allow(clippy::unwrap_used, unreachable_pub)]
@@ -24,10 +24,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod consul;
+mod docker;
 mod etcd;
+mod etcd2;
 mod harness;
 mod load;
 mod rig;
+mod swarm;
+mod zookeeper;
 
 macro_rules! withstands_faults {
     ($($name:ident: $rig:ty),* $(,)?) => {$(
@@ -40,4 +45,9 @@ macro_rules! withstands_faults {
 
 withstands_faults! {
     etcd_withstands_faults: etcd::EtcdRig,
+    consul_withstands_faults: consul::ConsulRig,
+    docker_withstands_faults: docker::DockerRig,
+    etcd2_withstands_faults: etcd2::Etcd2Rig,
+    swarm_withstands_faults: swarm::SwarmRig,
+    zookeeper_withstands_faults: zookeeper::ZookeeperRig,
 }

@@ -6,19 +6,26 @@ use std::net::SocketAddr;
 use nuncio::discovery::Provider;
 use nuncio::routing::RoutingTable;
 
+use crate::support::relay::Target;
+
 /// A store, its server, and the test's own access to it.
 pub trait Rig: Sized {
-    /// What can be done to it, beside what the relay can do.
-    const FAULTS: &'static [Fault];
-
     /// Starts a server without any content.
     async fn start() -> Self;
 
     /// Where it listens: the same over all faults.
-    fn address(&self) -> SocketAddr;
+    fn address(&self) -> Target;
+
+    /// What can be done to it, beside what the relay can do.
+    fn faults(&self) -> &'static [Fault];
 
     /// The provider that reads it at `address`.
     fn provider(&self, address: SocketAddr) -> impl Provider + 'static;
+
+    /// What lies between the provider and the store meanwhile. A store that is set up anew is empty at first, which nobody shall see.
+    fn between(fault: Fault) -> Between {
+        if fault == Fault::Rebuild { Between::Nothing } else { Between::AsItIs }
+    }
 
     /// Makes a change. The server runs. To remove what is not there is none.
     async fn write(&mut self, change: &Change);
@@ -59,11 +66,17 @@ impl Fault {
     pub fn can_write(self) -> bool {
         matches!(self, Fault::ForgetHistory | Fault::ClockAhead | Fault::ClockBack)
     }
+}
 
-    /// Whether the provider must not see what is in between.
-    pub fn is_unseen(self) -> bool {
-        self == Fault::Rebuild
-    }
+/// The connection between a provider and its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Between {
+    /// Whatever was done to it before.
+    AsItIs,
+    /// It is cut.
+    Nothing,
+    /// It is stalled.
+    Silence,
 }
 
 /// A change of what a store holds.

@@ -3,6 +3,7 @@
 //! The shapes of its answers are those of Consul 1.9.11. What is written to it is written as to a real agent.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct State {
     pub when_stale: String,
     /// No leader is known.
     pub has_no_leader: bool,
+    /// Nothing is answered while it is so, and all of it afterwards.
+    pub is_frozen: bool,
 }
 
 /// A stub of an agent. Gone when dropped.
@@ -53,12 +56,23 @@ impl Consul {
     pub async fn start() -> Self {
         let state = Arc::new(watch::Sender::new(State { index: 10, ..State::default() }));
         let asked = Arc::new(watch::Sender::new(Vec::new()));
-        let (states, log) = (state.clone(), asked.clone());
-        let stub = Stub::start(move |request| {
-            log.send_modify(|log| log.push(request.clone()));
-            answer(states.clone(), request)
-        });
-        Self { stub: stub.await, state, asked }
+        let stub = serve(SocketAddr::from(([127, 0, 0, 1], 0)), state.clone(), asked.clone()).await;
+        Self { stub, state, asked }
+    }
+
+    /// Goes down with all its connections. What it holds is kept.
+    pub fn stop(&mut self) {
+        self.stub.stop();
+    }
+
+    /// Comes up again, at the same address.
+    pub async fn run(&mut self) {
+        self.stub = serve(self.stub.address, self.state.clone(), self.asked.clone()).await;
+    }
+
+    /// What it holds.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
     }
 
     /// Its API.
@@ -102,6 +116,14 @@ impl Consul {
     }
 }
 
+async fn serve(address: SocketAddr, state: Arc<watch::Sender<State>>, asked: Arc<watch::Sender<Vec<Asked>>>) -> Stub {
+    let serve = move |request: Asked| {
+        asked.send_modify(|asked| asked.push(request.clone()));
+        answer(state.clone(), request)
+    };
+    Stub::start_at(address, serve).await
+}
+
 /// The path without its query, decoded.
 pub fn path(asked: &Asked) -> String {
     let path = asked.path.split('?').next().unwrap_or_default();
@@ -110,6 +132,7 @@ pub fn path(asked: &Asked) -> String {
 
 async fn answer(state: Arc<watch::Sender<State>>, asked: Asked) -> Say {
     let mut states = state.subscribe();
+    let _ = states.wait_for(|state| !state.is_frozen).await;
     if let Some(say) = states.borrow().instead.clone() {
         return say;
     }
@@ -127,6 +150,7 @@ async fn answer(state: Arc<watch::Sender<State>>, asked: Asked) -> Say {
     // Only the end of the wait, or of the test, lets it answer without a change.
     let change = states.wait_for(|state| index == 0 || index_of(state, &asked) > index || state.instead.is_some());
     let _ = tokio::time::timeout(wait, change).await;
+    let _ = states.wait_for(|state| !state.is_frozen).await;
     let state = states.borrow().clone();
     state.instead.clone().unwrap_or_else(|| read(&state, &asked))
 }

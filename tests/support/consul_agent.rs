@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -86,6 +87,35 @@ impl Agent {
     /// Writes a key.
     pub async fn put_key(&self, key: &str, value: &str) {
         self.put(&format!("/v1/kv/{key}"), value).await;
+    }
+
+    /// Deletes a key.
+    pub async fn delete_key(&self, key: &str) {
+        let (status, answer) = self.request("DELETE", &format!("/v1/kv/{key}"), "").await.expect("the agent answers");
+        assert_eq!(status, 200, "{key}: {answer}");
+    }
+
+    /// What it answers to a request that must succeed.
+    pub async fn get(&self, path: &str) -> String {
+        let (status, answer) = self.request("GET", path, "").await.expect("the agent answers");
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
+    /// Stops the process of a real one without ending it.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let Keep::Real(child, _) = &self._keep else { panic!("a stub has no process") };
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw).expect("it runs");
+        kill_process(id, signal).expect("our own child can be signalled");
     }
 
     async fn put(&self, path: &str, body: &str) {

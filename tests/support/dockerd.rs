@@ -79,6 +79,42 @@ impl Dockerd {
         }
     }
 
+    /// Ends its process as `kill -9` does, and all its containers: all that runs in its network. Its data stays.
+    pub fn kill(&mut self) {
+        let Some(mut process) = self.process.take() else { return };
+        let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let ours = network(&process.id().to_string()).expect("a process has a network");
+        process.kill().expect("our own child can be killed");
+        process.wait().expect("our own child can be waited for");
+        let pids = std::fs::read_dir("/proc").expect("there is a /proc").flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        for pid in pids.filter(|pid| network(pid).as_ref() == Some(&ours)) {
+            if let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) {
+                // It may have ended by itself.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
+    /// Stops its process without ending it: connections stay, and nothing is answered.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().expect("it runs");
+        kill_process(Pid::from_child(process), signal).expect("our own child can be signalled");
+    }
+
+    /// Whether the `docker` command succeeds.
+    pub fn does(&self, arguments: &[&str]) -> bool {
+        self.ask(arguments).status.success()
+    }
+
     /// Runs the `docker` command. What it printed, without the newline at the end.
     pub fn docker(&self, arguments: &[&str]) -> String {
         let output = self.ask(arguments);

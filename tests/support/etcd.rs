@@ -34,10 +34,15 @@ impl Etcd {
 
     /// The same with its data in memory, where there is such a place: so that the disk's time is not measured along.
     pub async fn start_in_memory() -> Self {
-        let memory = Path::new("/dev/shm");
-        let mut etcd = if memory.is_dir() { Self::stopped_in(memory) } else { Self::stopped() };
+        let mut etcd = Self::stopped_in_memory();
         etcd.run().await;
         etcd
+    }
+
+    /// The same, not started yet.
+    pub fn stopped_in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::stopped_in(memory) } else { Self::stopped() }
     }
 
     /// An etcd that has its ports and its directory, but does not run yet.

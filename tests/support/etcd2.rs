@@ -46,6 +46,12 @@ impl Etcd2Writer {
         assert_eq!(done.status(), 200, "DELETE {key}: {}", done.body);
     }
 
+    /// The same of a key that may not be there.
+    pub async fn remove(&self, key: &str) {
+        let done = self.request("DELETE", &format!("/v2/keys{key}"), "text/plain", "").await;
+        assert!(matches!(done.status(), 200 | 404), "DELETE {key}: {}", done.body);
+    }
+
     /// Sends JSON, such as the auth API takes.
     pub async fn put_json(&self, path: &str, json: &str) {
         let done = self.request("PUT", path, "application/json", json).await;

@@ -118,12 +118,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         let head: Vec<u8> = self.read.drain(..head_bytes).collect();
         let mut message = Message { head: text(head)?, body: String::new() };
+        if message.field("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+            message.body = self.chunks().await?;
+            return Ok(message);
+        }
         let body_bytes = message.field("content-length").and_then(|bytes| bytes.parse().ok()).unwrap_or_default();
         while self.read.len() < body_bytes {
             self.read_more().await?;
         }
         message.body = text(self.read.drain(..body_bytes).collect())?;
         Ok(message)
+    }
+
+    /// A body in chunks, without fields after it.
+    async fn chunks(&mut self) -> io::Result<String> {
+        let mut body = Vec::new();
+        loop {
+            let line_bytes = loop {
+                match self.read.windows(2).position(|window| window == b"\r\n") {
+                    Some(at) => break at + 2,
+                    None => self.read_more().await?,
+                }
+            };
+            let line = text(self.read.drain(..line_bytes).collect())?;
+            let chunk_bytes = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+            while self.read.len() < chunk_bytes + 2 {
+                self.read_more().await?;
+            }
+            body.extend(self.read.drain(..chunk_bytes));
+            self.read.drain(..2);
+            if chunk_bytes == 0 {
+                return text(body);
+            }
+        }
     }
 
     async fn read_more(&mut self) -> io::Result<()> {

@@ -1,13 +1,13 @@
-//! A TCP relay between a provider and a store that goes on living: it can be cut or stalled, and what the store answers can be slowed
+//! A relay of TCP connections between a provider and a store that goes on living: it can be cut or stalled, and what the store answers can be slowed
 //! down, cut short or replaced. Open, it loses and changes no byte.
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,21 @@ pub struct Relay {
     address: SocketAddr,
     state: watch::Sender<State>,
     _stop: DropGuard,
+}
+
+/// Where a relay forwards to.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A port.
+    Tcp(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
 }
 
 /// What a relay does with connections.
@@ -43,13 +58,13 @@ impl State {
 
 impl Relay {
     /// A relay to `target`, open.
-    pub async fn to(target: SocketAddr) -> Self {
+    pub async fn to(target: impl Into<Target>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (state, gate) = watch::channel(State::Open);
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        tasks.spawn(stop.clone().run_until_cancelled_owned(accept(listener, target, gate, tasks.clone(), stop.clone())));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(accept(listener, target.into(), gate, tasks.clone(), stop.clone())));
         Self { address, state, _stop: stop.drop_guard() }
     }
 
@@ -89,22 +104,36 @@ impl Relay {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, gate: watch::Receiver<State>, tasks: TaskTracker, stop: CancellationToken) {
+async fn accept(listener: TcpListener, target: Target, gate: watch::Receiver<State>, tasks: TaskTracker, stop: CancellationToken) {
     while let Ok((client, _)) = listener.accept().await {
         if *gate.borrow() != State::Cut {
-            tasks.spawn(stop.clone().run_until_cancelled_owned(forward(client, target, gate.clone())));
+            tasks.spawn(stop.clone().run_until_cancelled_owned(connect(client, target.clone(), gate.clone())));
         }
     }
 }
 
-async fn forward(mut client: TcpStream, target: SocketAddr, mut gate: watch::Receiver<State>) {
-    let Ok(mut server) = TcpStream::connect(target).await else {
-        return;
-    };
+async fn connect(client: TcpStream, target: Target, gate: watch::Receiver<State>) {
     // So that the relay adds no delay of its own to what is measured through it.
-    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let _ = client.set_nodelay(true);
+    // Of a server that is not there, the client sees a connection that ends at once.
+    match target {
+        Target::Tcp(address) => {
+            if let Ok(server) = TcpStream::connect(address).await {
+                let _ = server.set_nodelay(true);
+                forward(client, server, gate).await;
+            }
+        }
+        Target::Unix(path) => {
+            if let Ok(server) = UnixStream::connect(path).await {
+                forward(client, server, gate).await;
+            }
+        }
+    }
+}
+
+async fn forward(mut client: TcpStream, server: impl AsyncRead + AsyncWrite, mut gate: watch::Receiver<State>) {
     let (from_client, to_client) = client.split();
-    let (from_server, to_server) = server.split();
+    let (from_server, to_server) = tokio::io::split(server);
     let answers = gate.clone();
     let both = async {
         // An answer that was cut short or replaced closes both ways.
@@ -119,13 +148,17 @@ async fn forward(mut client: TcpStream, target: SocketAddr, mut gate: watch::Rec
     let _ = gate.wait_for(|state| *state != State::Stalled).await;
 }
 
-async fn forward_requests(mut client: ReadHalf<'_>, mut server: WriteHalf<'_>) -> io::Result<()> {
+async fn forward_requests(mut client: impl AsyncRead + Unpin, mut server: impl AsyncWrite + Unpin) -> io::Result<()> {
     tokio::io::copy(&mut client, &mut server).await?;
     server.shutdown().await
 }
 
 /// Until the store ends its side. An error when the relay does so in its place.
-async fn forward_answers(mut server: ReadHalf<'_>, mut client: WriteHalf<'_>, mut gate: watch::Receiver<State>) -> io::Result<()> {
+async fn forward_answers(
+    mut server: impl AsyncRead + Unpin,
+    mut client: impl AsyncWrite + Unpin,
+    mut gate: watch::Receiver<State>,
+) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut left = None;
     loop {

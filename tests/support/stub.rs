@@ -72,8 +72,23 @@ impl Stub {
     where
         F: Future<Output = Say> + Send + 'static,
     {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), handler).await
+    }
+
+    /// The same at an address that another one had, which was [stopped](Self::stop).
+    pub async fn start_at<F>(address: SocketAddr, handler: impl Fn(Asked) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Say> + Send + 'static,
+    {
         let handler: Arc<Handler> = Arc::new(move |asked| Box::pin(handler(asked)));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port on loopback");
+        let listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                // Its task is about to end.
+                Err(error) if address.port() != 0 && error.kind() == io::ErrorKind::AddrInUse => tokio::task::yield_now().await,
+                Err(error) => panic!("bind {address}: {error}"),
+            }
+        };
         let address = listener.local_addr().expect("a bound socket has an address");
         let stop = CancellationToken::new();
         let is_over = stop.clone();
@@ -92,6 +107,11 @@ impl Stub {
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(accept));
         Self { address, connections, _stop: stop.drop_guard() }
+    }
+
+    /// Closes all connections, and does not listen any more.
+    pub fn stop(&mut self) {
+        self._stop = CancellationToken::new().drop_guard();
     }
 
     /// How many connections there were at the same time, at most.

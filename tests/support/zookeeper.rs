@@ -3,7 +3,8 @@
 use std::fmt::Write;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct ZooKeeper {
     port: u16,
     settings: String,
     properties: Vec<String>,
+    /// The library that moves it, and the file that says how far.
+    clock: Option<(PathBuf, PathBuf)>,
     process: Option<Child>,
 }
 
@@ -68,7 +71,7 @@ impl ZooKeeper {
         let directory = tempfile::Builder::new().prefix("nuncio-zookeeper-").tempdir().expect("a temporary directory");
         // Short, so that sessions can be short as well: a session is of two ticks at least.
         let settings = "tickTime=500\nadmin.enableServer=false\n4lw.commands.whitelist=srvr,dump\nsnapshot.trust.empty=true\n".to_owned();
-        Self { directory, port: free_port(), settings, properties: Vec::new(), process: None }
+        Self { directory, port: free_port(), settings, properties: Vec::new(), clock: None, process: None }
     }
 
     /// Adds a line to its configuration.
@@ -81,6 +84,26 @@ impl ZooKeeper {
     pub fn property(mut self, name: &str, value: &str) -> Self {
         self.properties.push(format!("-D{name}={value}"));
         self
+    }
+
+    /// Gives it a wall clock that can be [moved](Self::move_clock).
+    pub fn with_own_clock(mut self) -> Self {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/clock/clock.c");
+        let library = self.directory().join("clock.so");
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
+        assert!(compiled.expect("cc runs; `make test` installs it (on Debian: apt-get install gcc)").success(), "{source} compiles");
+        let file = self.directory().join("clock");
+        std::fs::write(&file, 0_i64.to_ne_bytes()).expect("our own directory");
+        self.clock = Some((library, file));
+        self
+    }
+
+    /// Makes its wall clock so many seconds ahead of ours, or behind. Its monotonic clock stays.
+    pub fn move_clock(&self, seconds: i64) {
+        let (_, file) = self.clock.as_ref().expect("it has its own clock");
+        // In place: it is mapped into the server's memory.
+        let file = File::options().write(true).open(file).expect("our own directory");
+        file.write_all_at(&seconds.to_ne_bytes(), 0).expect("our own directory");
     }
 
     /// Its own directory.
@@ -110,7 +133,11 @@ impl ZooKeeper {
         let file = self.directory().join("zoo.cfg");
         std::fs::write(&file, settings).expect("our own directory");
         let jars = JARS.map(|jar| format!("{JARS_DIRECTORY}/{jar}.jar")).join(":");
-        let spawned = Command::new("java")
+        let mut command = Command::new("java");
+        if let Some((library, file)) = &self.clock {
+            command.env("LD_PRELOAD", library).env("CLOCK_FILE", file);
+        }
+        let spawned = command
             // Starts sooner, and is content with little.
             .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx128m", "-Dzookeeper.forceSync=no"])
             .args(&self.properties)
@@ -152,6 +179,32 @@ impl ZooKeeper {
             process.kill().expect("our own child can be killed");
             process.wait().expect("our own child can be waited for");
         }
+    }
+
+    /// Ends its process as the system would. Its data stays.
+    pub fn end(&mut self) {
+        self.signal(Signal::TERM);
+        let mut process = self.process.take().expect("it runs");
+        process.wait().expect("our own child can be waited for");
+    }
+
+    /// Copies its data away. For a server that does not run.
+    pub fn keep_data(&self) {
+        self.copy_data("data", "kept");
+    }
+
+    /// Puts back the data that [`keep_data`](Self::keep_data) copied: a store restored from a backup.
+    pub fn restore_data(&mut self) {
+        self.copy_data("kept", "data");
+    }
+
+    fn copy_data(&self, from: &str, to: &str) {
+        assert!(self.process.is_none(), "it still runs");
+        let path = |name| self.directory().join(name);
+        // Of the last time.
+        let _ = std::fs::remove_dir_all(path(to));
+        let status = Command::new("cp").arg("-r").args([path(from), path(to)]).status().expect("cp runs");
+        assert!(status.success(), "the data is copied");
     }
 
     /// Deletes its data. For a server that does not run.
