@@ -57,7 +57,7 @@ impl Files {
     /// Reads what there is now. Says whether anything is different from the last time.
     pub fn read(&mut self, seen_at: Instant) -> bool {
         let before = self.problem.take();
-        let changed = match list(&self.path) {
+        let changed = match list(&self.path, self.was_directory()) {
             Ok(paths) => self.read_all(paths, seen_at),
             Err(error) => {
                 self.problem = Some(Problem::error(format!("cannot list the directory: {error}")).at(self.start_of(&self.path)));
@@ -79,6 +79,11 @@ impl Files {
         merged.problems = bounded(merged.problems);
         merged.snapshot.problems = bounded(merged.snapshot.problems);
         merged
+    }
+
+    /// Whether files were read out of it.
+    fn was_directory(&self) -> bool {
+        self.known.keys().any(|path| *path != self.path)
     }
 
     fn read_all(&mut self, paths: Vec<PathBuf>, seen_at: Instant) -> bool {
@@ -154,10 +159,11 @@ impl FileConfig {
     }
 }
 
-/// The files to read: `path` itself, or what is in it.
-fn list(path: &Path) -> Result<Vec<PathBuf>, std::io::Error> {
+/// The files to read: `path` itself, or what is in it. A directory that is gone, unlike one that is empty, does not say that its files are.
+fn list(path: &Path, was_directory: bool) -> Result<Vec<PathBuf>, std::io::Error> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
+        Err(error) if was_directory && error.kind() == ErrorKind::NotFound => return Err(error),
         // Not a directory, or not there: to read it will tell.
         Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::NotFound) => return Ok(vec![path.to_path_buf()]),
         Err(error) => return Err(error),
@@ -329,6 +335,21 @@ mod tests {
         let problems: Vec<_> = config.all_problems().iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 2);
         assert!(problems.iter().all(|problem| problem.contains("a.toml:") && problem.contains("b.toml:")), "{problems:?}");
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_for_a_while_keeps_what_it_said() {
+        let mut fixture = Fixture::new(&[("a.toml", ROUTE), ("b.toml", UPSTREAM)]);
+        let before = fixture.read().snapshot;
+        let (path, away) = (fixture.directory.path().to_path_buf(), fixture.directory.path().with_extension("away"));
+        std::fs::rename(&path, &away).unwrap();
+        let config = fixture.read();
+        assert!(Arc::ptr_eq(&config.snapshot.routes["a"], &before.routes["a"]));
+        assert!(config.snapshot.problems[0].to_string().contains("cannot list the directory"), "{:?}", config.snapshot.problems);
+        std::fs::rename(&away, &path).unwrap();
+        assert!(fixture.read().all_problems().is_empty());
+        std::fs::remove_file(path.join("a.toml")).unwrap();
+        assert!(fixture.read().snapshot.routes.is_empty(), "a file that is gone is");
     }
 
     #[test]
