@@ -124,9 +124,10 @@ impl<R: Rig> Run<R> {
         self.rounds += 1;
         let answered = self.load.answered();
         for _ in 0..=self.chance.below(4) {
-            match self.chance.below(2) {
-                0 => self.fault_of_store().await,
-                _ => self.fault_of_network().await,
+            if R::HAS_NETWORK && self.chance.below(2) == 0 {
+                self.fault_of_network().await;
+            } else {
+                self.fault_of_store().await;
             }
         }
         self.relay.mend();

@@ -28,6 +28,8 @@ mod consul;
 mod docker;
 mod etcd;
 mod etcd2;
+mod file;
+mod guard;
 mod harness;
 mod load;
 mod rig;
@@ -48,6 +50,7 @@ withstands_faults! {
     consul_withstands_faults: consul::ConsulRig,
     docker_withstands_faults: docker::DockerRig,
     etcd2_withstands_faults: etcd2::Etcd2Rig,
+    file_withstands_faults: file::FileRig,
     swarm_withstands_faults: swarm::SwarmRig,
     zookeeper_withstands_faults: zookeeper::ZookeeperRig,
 }

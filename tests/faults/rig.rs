@@ -10,6 +10,9 @@ use crate::support::relay::Target;
 
 /// A store, its server, and the test's own access to it.
 pub trait Rig: Sized {
+    /// Whether it is reached over a network, and the relay.
+    const HAS_NETWORK: bool = true;
+
     /// Starts a server without any content.
     async fn start() -> Self;
 
@@ -59,12 +62,18 @@ pub enum Fault {
     ClockAhead,
     /// Its wall clock jumps back, and stays there.
     ClockBack,
+    /// Of a file, only a part is there for a while.
+    HalfWritten,
+    /// The directory is gone for a while.
+    Away,
+    /// A new directory takes the place of the old one.
+    Replaced,
 }
 
 impl Fault {
     /// Whether the store can be written while it lasts.
     pub fn can_write(self) -> bool {
-        matches!(self, Fault::ForgetHistory | Fault::ClockAhead | Fault::ClockBack)
+        matches!(self, Fault::ForgetHistory | Fault::ClockAhead | Fault::ClockBack | Fault::Replaced)
     }
 }
 

@@ -128,6 +128,7 @@ impl Rig for ZookeeperRig {
             }
             Fault::ClockAhead => self.server.move_clock(DAY),
             Fault::ClockBack => self.server.move_clock(-DAY),
+            _ => unreachable!("not among its faults"),
         }
     }
 
