@@ -20,6 +20,8 @@
 
 // A test that unwraps says at once what it did not expect; the helpers of tests do the same.
 #![allow(clippy::unwrap_used, unreachable_pub)]
+// What a seed did is printed, for who looks why it failed.
+#![allow(clippy::print_stdout)]
 
 #[path = "../support/mod.rs"]
 mod support;
