@@ -10,18 +10,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nuncio::config::providers::{
-    CatalogConfig, ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, RouteTemplate, ServicePattern, SwarmConfig, ZookeeperConfig,
+    CatalogConfig, ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, MarathonConfig, RouteTemplate, ServicePattern, SwarmConfig,
+    ZookeeperConfig,
 };
 use nuncio::discovery::kv::{Pair, Tree};
 use nuncio::discovery::{
-    ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, ProgramHandle, ProgramProvider, Provider, SwarmProvider,
-    ZookeeperProvider,
+    ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, MarathonProvider, ProgramHandle, ProgramProvider, Provider,
+    SwarmProvider, ZookeeperProvider,
 };
 use nuncio::names::Name;
 use support::consul::Consul;
 use support::engine_stub::EngineStub;
 use support::etcd::{Etcd, TXN_OPERATIONS_MAX, Writer};
 use support::etcd2::Etcd2Writer;
+use support::marathon::{Marathon, labelled};
 use support::relay::Relay;
 use support::zookeeper::{ZooKeeper, ZooKeeperWriter};
 use support::{DEADLINE, Observed, Recorder, endpoints, is_empty};
@@ -68,6 +70,8 @@ contract!(consul_catalog: first_snapshot update delete empty_is_not_absent malfo
 contract!(etcd2: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(docker: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
+    thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
+contract!(marathon: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(zookeeper: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
@@ -150,6 +154,7 @@ mod stores {
     pub(super) type consul = super::ConsulStore;
     pub(super) type consul_catalog = super::ConsulCatalogStore;
     pub(super) type etcd2 = super::Etcd2Store;
+    pub(super) type marathon = super::MarathonStore;
     pub(super) type program = super::ProgramStore;
     pub(super) type zookeeper = super::ZookeeperStore;
     pub(super) type swarm = super::SwarmStore;
@@ -658,6 +663,53 @@ impl Losable for SwarmStore {
 
     async fn find(&mut self) {
         self.0.find().await;
+    }
+}
+
+/// Labels of apps of a Marathon, one app for each object, which the provider reads through a relay that can be cut.
+struct MarathonStore {
+    marathon: Marathon,
+    relay: Relay,
+}
+
+impl MarathonStore {
+    fn app(path: &str, value: &str) -> serde_json::Value {
+        labelled(&format!("/{path}"), &[(&format!("nuncio.{}", path.replace('/', ".")), value)])
+    }
+}
+
+impl Store for MarathonStore {
+    async fn start() -> Self {
+        let marathon = Marathon::start().await;
+        let relay = Relay::to(marathon.stub().address).await;
+        Self { marathon, relay }
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        let endpoints = vec![format!("http://{}", self.relay.address())];
+        Box::new(MarathonProvider::new(Name::literal("marathon"), MarathonConfig { endpoints, ..MarathonConfig::default() }))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.marathon.put(Self::app(path, value));
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        self.marathon.put_all(pairs.iter().map(|(path, value)| Self::app(path, value)).collect());
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.marathon.destroy(&format!("/{path}"));
+    }
+}
+
+impl Losable for MarathonStore {
+    async fn lose(&mut self) {
+        self.relay.cut();
+    }
+
+    async fn find(&mut self) {
+        self.relay.mend();
     }
 }
 

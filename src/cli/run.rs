@@ -10,7 +10,8 @@ use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, Route, ServerC
 use nuncio::control::check::{Summary, check};
 use nuncio::discovery::file::FileProvider;
 use nuncio::discovery::{
-    ConsulProvider, DnsProvider, DockerProvider, Etcd2Provider, EtcdProvider, ProgramProvider, SwarmProvider, ZookeeperProvider,
+    ConsulProvider, DnsProvider, DockerProvider, Etcd2Provider, EtcdProvider, MarathonProvider, ProgramProvider, SwarmProvider,
+    ZookeeperProvider,
 };
 use nuncio::server::ServerBuilder;
 use nuncio::{Name, RoutingConfig, Server};
@@ -132,6 +133,7 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
             ProviderConfig::File(_) => "file",
             ProviderConfig::Zookeeper(_) => "zookeeper",
             ProviderConfig::Swarm(_) => "swarm",
+            ProviderConfig::Marathon(_) => "marathon",
         });
         builder = add(builder, name, provider);
     }
@@ -147,6 +149,7 @@ fn add(builder: ServerBuilder, name: Name, provider: ProviderConfig) -> ServerBu
         ProviderConfig::Etcd2(config) => builder.provider(Etcd2Provider::new(name, config)),
         ProviderConfig::File(config) => builder.provider(FileProvider::new(name, config.path)),
         ProviderConfig::Zookeeper(config) => builder.provider(ZookeeperProvider::new(name, config)),
+        ProviderConfig::Marathon(config) => builder.provider(MarathonProvider::new(name, config)),
         ProviderConfig::Swarm(config) => builder.provider(SwarmProvider::new(name, config)),
     }
 }

@@ -161,10 +161,22 @@ impl Connection {
 
     /// The head of the answer, which must come within `limit`.
     pub(super) async fn send(&mut self, method: Method, path: &str, limit: Duration) -> Result<Response<Incoming>, HttpError> {
+        self.send_with(method, path, &HeaderMap::new(), limit).await
+    }
+
+    /// The same with more header fields.
+    pub(super) async fn send_with(
+        &mut self,
+        method: Method,
+        path: &str,
+        fields: &HeaderMap,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, HttpError> {
         let doing = format!("{method} {}{path}", self.server);
         let mut request = Request::new(Empty::new());
         *request.method_mut() = method;
         *request.headers_mut() = self.headers.clone();
+        request.headers_mut().extend(fields.clone());
         *request.uri_mut() = path.parse().map_err(|error| HttpError { doing: doing.clone(), cause: Cause::Path(error) })?;
         let (sender, driver) = (&mut self.sender, &mut self.driver);
         let sent = async {
@@ -182,6 +194,30 @@ impl Connection {
         let body = timed(limit, read).await.map_err(|cause| HttpError { doing: format!("read {}{path}", self.server), cause })?;
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
+
+    /// The next piece of a body that has no end. None: it ended. Dropping the future loses nothing.
+    pub(super) async fn next_piece(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, HttpError> {
+        loop {
+            let frame = drive(&mut self.driver, body.frame()).await.transpose();
+            let frame = frame.map_err(|error| HttpError { doing: format!("read from {}", self.server), cause: Cause::Http(error) })?;
+            match frame.map(http_body::Frame::into_data) {
+                None => return Ok(None),
+                Some(Ok(data)) => return Ok(Some(data)),
+                Some(Err(_)) => (),
+            }
+        }
+    }
+}
+
+/// What is asked, and how.
+#[derive(Debug)]
+pub(super) struct Question<'a> {
+    pub(super) method: Method,
+    /// With the query.
+    pub(super) path: &'a str,
+    pub(super) fields: &'a HeaderMap,
+    /// For the head, and for the body.
+    pub(super) limits: [Duration; 2],
 }
 
 /// Small questions to a server, beside a connection that waits for its answer.
@@ -202,24 +238,30 @@ impl Aside {
 
     /// The whole answer, with `limit` for its head and for its body. On a new connection, if the last one was closed meanwhile.
     pub(super) async fn ask(&mut self, method: Method, path: &str, limit: Duration) -> Result<Answer, HttpError> {
+        self.ask_with(&Question { method, path, fields: &HeaderMap::new(), limits: [limit, limit] }).await
+    }
+
+    /// The same for a question with more to it.
+    pub(super) async fn ask_with(&mut self, question: &Question<'_>) -> Result<Answer, HttpError> {
         let answer = match self.connection.take() {
-            Some(connection) => self.ask_on(connection, method.clone(), path, limit).await,
-            None => return self.ask_anew(method, path, limit).await,
+            Some(connection) => self.ask_on(connection, question).await,
+            None => return self.ask_anew(question).await,
         };
         match answer {
-            Err(error) if !error.is_timeout() => self.ask_anew(method, path, limit).await,
+            Err(error) if !error.is_timeout() => self.ask_anew(question).await,
             answer => answer,
         }
     }
 
-    async fn ask_anew(&mut self, method: Method, path: &str, limit: Duration) -> Result<Answer, HttpError> {
+    async fn ask_anew(&mut self, question: &Question<'_>) -> Result<Answer, HttpError> {
         let connection = Connection::open(&self.server, self.tls.as_ref(), &self.credentials).await?;
-        self.ask_on(connection, method, path, limit).await
+        self.ask_on(connection, question).await
     }
 
-    async fn ask_on(&mut self, mut connection: Connection, method: Method, path: &str, limit: Duration) -> Result<Answer, HttpError> {
-        let response = connection.send(method, path, limit).await?;
-        let answer = connection.read(response, path, limit).await?;
+    async fn ask_on(&mut self, mut connection: Connection, question: &Question<'_>) -> Result<Answer, HttpError> {
+        let [head_limit, body_limit] = question.limits;
+        let response = connection.send_with(question.method.clone(), question.path, question.fields, head_limit).await?;
+        let answer = connection.read(response, question.path, body_limit).await?;
         self.connection = Some(connection);
         Ok(answer)
     }

@@ -15,6 +15,7 @@
 //! | [`dns`] | names of services and hosts: `dns_endpoints` reads what is known of them |
 //! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
 //! | [`swarm`] | services of a Docker Swarm: [`tasks`] reads what a manager says of them |
+//! | [`marathon`] | apps of a Marathon, and their tasks |
 //! | [`registrator_labels`], [`haproxy_labels`], [`hive_labels`] | labels that others made up; `conventions` reads them beside ours |
 //! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
@@ -53,6 +54,7 @@ pub mod keyring;
 pub mod kv;
 pub mod labels;
 mod lookup;
+pub mod marathon;
 pub mod program;
 pub mod protect;
 pub mod registrator_labels;
@@ -74,6 +76,7 @@ pub use etcd::EtcdProvider;
 pub use etcd2::Etcd2Provider;
 pub use feed::{Feed, FeedState, FeedStatus};
 pub use lookup::NameServers;
+pub use marathon::MarathonProvider;
 pub use program::{ProgramHandle, ProgramProvider};
 pub use resolve::Resolver;
 pub use supervise::Supervisor;

@@ -21,6 +21,7 @@ pub mod etcd;
 pub mod etcd2;
 pub mod gpg;
 pub mod http1;
+pub mod marathon;
 pub mod relay;
 pub mod stub;
 pub mod zookeeper;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A request.
@@ -47,6 +48,8 @@ pub enum Say {
     Cut(u16, String, String),
     /// The head is sent, and then nothing.
     Hang(u16, String),
+    /// The head is sent, and then what is sent here, as it is. None: the connection is closed.
+    Stream(u16, String, broadcast::Sender<Option<String>>),
 }
 
 type Handler = dyn Fn(Asked) -> Pin<Box<dyn Future<Output = Say> + Send>> + Send + Sync;
@@ -145,6 +148,14 @@ async fn serve(stream: TcpStream, handler: Arc<Handler>) -> io::Result<()> {
                 stream.write_all(format!("HTTP/1.1 {status} X\r\n{fields}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).await?;
                 // Until the client leaves.
                 stream.read_u8().await?;
+            }
+            Say::Stream(status, fields, pieces) => {
+                let mut pieces = pieces.subscribe();
+                stream.write_all(format!("HTTP/1.1 {status} X\r\n{fields}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).await?;
+                while let Ok(Some(piece)) = pieces.recv().await {
+                    stream.write_all(format!("{:x}\r\n{piece}\r\n", piece.len()).as_bytes()).await?;
+                }
+                return stream.shutdown().await;
             }
         }
     }

@@ -13,6 +13,7 @@ mod etcd;
 mod file;
 mod keyring;
 mod layout;
+mod marathon;
 mod swarm;
 mod tls;
 mod url;
@@ -29,6 +30,7 @@ pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;
 pub use self::keyring::KeyringConfig;
 pub use self::layout::{Layout, LayoutKind, RouteTemplate, clean_name};
+pub use self::marathon::{MarathonConfig, MarathonFormat};
 pub use self::swarm::SwarmConfig;
 pub use self::tls::ClientTls;
 pub use self::zookeeper::ZookeeperConfig;
@@ -53,6 +55,8 @@ pub enum ProviderConfig {
     Etcd2(EtcdConfig),
     /// A file, or a directory of them.
     File(FileProviderConfig),
+    /// The apps of a Marathon.
+    Marathon(MarathonConfig),
     /// The znodes of a ZooKeeper ensemble.
     Zookeeper(ZookeeperConfig),
     /// The services of a Docker Swarm.
@@ -61,7 +65,7 @@ pub enum ProviderConfig {
 
 impl ProviderConfig {
     /// The kinds of providers, as a table's name or its `type` says them.
-    pub(super) const KINDS: [&'static str; 8] = ["consul", "dns", "docker", "etcd", "etcd2", "file", "swarm", "zookeeper"];
+    pub(super) const KINDS: [&'static str; 9] = ["consul", "dns", "docker", "etcd", "etcd2", "file", "marathon", "swarm", "zookeeper"];
 
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
@@ -81,6 +85,10 @@ impl ProviderConfig {
             "etcd" => Some(deserialize_etcd(settings).map(Self::Etcd)),
             "etcd2" => Some(deserialize_etcd(settings).map(Self::Etcd2)),
             "file" => Some(FileProviderConfig::deserialize(settings).map(Self::File)),
+            "marathon" => Some(MarathonConfig::deserialize(settings).and_then(|marathon| {
+                marathon.check().map_err(DecodeError::new)?;
+                Ok(Self::Marathon(marathon))
+            })),
             "zookeeper" => Some(deserialize_zookeeper(settings).map(Self::Zookeeper)),
             "swarm" => Some(SwarmConfig::deserialize(settings).and_then(|swarm| {
                 swarm.check().map_err(DecodeError::new)?;
@@ -93,8 +101,8 @@ impl ProviderConfig {
     /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
     /// `etcd2s://…` for the v2 API, `etcd://host/services?layout=services` for another layout, `consul://TOKEN@host:8500/prefix?catalog`,
     /// `consuls://…`, `file:///path`, `docker://`, `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`, `swarm://…`
-    /// and `swarms://…` the same, also with several managers, `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`,
-    /// `dns://10.0.0.2/web=_http._tcp.web.internal,tasks.db:5432`.
+    /// and `swarms://…` the same, also with several managers, `marathon://user:password@host:8080,host2:8080`, `marathons://…`,
+    /// `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`, `dns://10.0.0.2/web=_http._tcp.web.internal,tasks.db:5432`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
@@ -113,6 +121,8 @@ impl ProviderConfig {
             "etcds" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd),
             "etcd2" => EtcdConfig::parse_url(rest, None).map(Self::Etcd2),
             "etcd2s" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd2),
+            "marathon" => MarathonConfig::parse_url(rest, None).map(Self::Marathon),
+            "marathons" => MarathonConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Marathon),
             "zookeeper" => ZookeeperConfig::parse_url(rest, None).map(Self::Zookeeper),
             "zookeepers" => ZookeeperConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Zookeeper),
             "swarm" => SwarmConfig::parse_url(rest, None).map(Self::Swarm),
@@ -128,7 +138,7 @@ impl ProviderConfig {
 }
 
 /// The schemes of provider URLs.
-const SCHEMES: [&str; 14] = [
+const SCHEMES: [&str; 16] = [
     "consul",
     "consuls",
     "dns",
@@ -139,6 +149,8 @@ const SCHEMES: [&str; 14] = [
     "etcd2",
     "etcd2s",
     "file",
+    "marathon",
+    "marathons",
     "swarm",
     "swarms",
     "zookeeper",
@@ -216,7 +228,7 @@ mod tests {
     #[test]
     fn what_is_no_url_says_so_without_its_password() {
         for (url, expected) in [
-            ("10.0.0.5:2379", "etcd2s://, file://, swarm://, swarms://, zookeeper://, zookeepers://"),
+            ("10.0.0.5:2379", "etcd2s://, file://, marathon://, marathons://, swarm://, swarms://, zookeeper://, zookeepers://"),
             ("etdc://10.0.0.5", "did you mean etcd://?"),
             ("etcd://", "not the URL of an etcd member"),
             ("etcd://a:geheim@/x", "not the URL of an etcd member"),
