@@ -49,7 +49,7 @@ pub(super) struct Args {
     to: Vec<Address>,
     /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS; etcd2://… for etcd's v2
     /// API; consul://[TOKEN@]HOST:PORT[/PREFIX], with ?services=web,api-* or ?catalog for services, or consul:// for the agent that
-    /// CONSUL_HTTP_ADDR names; docker:// or docker://HOST:PORT; swarm:// the same; zookeeper://HOST:PORT[/PREFIX];
+    /// CONSUL_HTTP_ADDR names; docker:// or docker://HOST:PORT; swarm:// the same; marathon://HOST:PORT; zookeeper://HOST:PORT[/PREFIX];
     /// dns://[SERVER[:PORT]]/[UPSTREAM=]NAME:PORT[,NAME2:PORT], of which names that start with _ are SRV and have no port; file:///PATH
     #[arg(long, value_name = "URL")]
     provider: Vec<String>,
