@@ -6,17 +6,17 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nuncio::config::providers::{
-    CatalogConfig, ConsulConfig, DockerConfig, EtcdConfig, LayoutKind, MarathonConfig, RouteTemplate, ServicePattern, SwarmConfig,
-    ZookeeperConfig,
+    CatalogConfig, ConsulConfig, DockerConfig, EtcdConfig, HttpConfig, LayoutKind, MarathonConfig, RouteTemplate, ServicePattern,
+    SwarmConfig, ZookeeperConfig,
 };
 use nuncio::discovery::kv::{Pair, Tree};
 use nuncio::discovery::{
-    ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, MarathonProvider, ProgramHandle, ProgramProvider, Provider,
-    SwarmProvider, ZookeeperProvider,
+    ConsulProvider, DockerProvider, Etcd2Provider, EtcdProvider, FeedState, HttpProvider, MarathonProvider, ProgramHandle, ProgramProvider,
+    Provider, SwarmProvider, ZookeeperProvider,
 };
 use nuncio::names::Name;
 use support::consul::Consul;
@@ -25,6 +25,7 @@ use support::etcd::{Etcd, TXN_OPERATIONS_MAX, Writer};
 use support::etcd2::Etcd2Writer;
 use support::marathon::{Marathon, labelled};
 use support::relay::Relay;
+use support::stub::{Say, Stub};
 use support::zookeeper::{ZooKeeper, ZooKeeperWriter};
 use support::{DEADLINE, Observed, Recorder, endpoints, is_empty};
 
@@ -71,6 +72,9 @@ contract!(etcd2: first_snapshot update delete empty_is_not_absent malformed_valu
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(docker: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
+// Of a document, endpoints are part of their upstream: the promises that write them one by one are kept by its own tests.
+contract!(http: empty_is_not_absent malformed_value unchanged_objects_are_shared unreachable_at_start loss_keeps_the_last_snapshot
+    what_was_missed_is_made_up_for);
 contract!(marathon: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
     thousand_keys unreachable_at_start loss_keeps_the_last_snapshot what_was_missed_is_made_up_for);
 contract!(zookeeper: first_snapshot update delete empty_is_not_absent malformed_value unchanged_objects_are_shared at_once_is_one_snapshot
@@ -154,6 +158,7 @@ mod stores {
     pub(super) type consul = super::ConsulStore;
     pub(super) type consul_catalog = super::ConsulCatalogStore;
     pub(super) type etcd2 = super::Etcd2Store;
+    pub(super) type http = super::HttpStore;
     pub(super) type marathon = super::MarathonStore;
     pub(super) type program = super::ProgramStore;
     pub(super) type zookeeper = super::ZookeeperStore;
@@ -704,6 +709,72 @@ impl Store for MarathonStore {
 }
 
 impl Losable for MarathonStore {
+    async fn lose(&mut self) {
+        self.relay.cut();
+    }
+
+    async fn find(&mut self) {
+        self.relay.mend();
+    }
+}
+
+/// A document with one object per line, reached through a relay that can be cut.
+struct HttpStore {
+    document: Arc<Mutex<BTreeMap<String, BTreeMap<String, String>>>>,
+    _stub: Stub,
+    relay: Relay,
+}
+
+impl HttpStore {
+    fn change(&self, path: &str, value: Option<&str>) {
+        let (section, name) = path.split_once('/').expect("a section and a name");
+        let mut document = self.document.lock().expect("nobody panics with it");
+        let section = document.entry(section.to_owned()).or_default();
+        match value {
+            Some(value) => drop(section.insert(name.to_owned(), value.to_owned())),
+            None => drop(section.remove(name)),
+        }
+    }
+}
+
+impl Store for HttpStore {
+    async fn start() -> Self {
+        let document: Arc<Mutex<BTreeMap<String, BTreeMap<String, String>>>> = Arc::default();
+        let held = document.clone();
+        let stub = Stub::start(move |_| {
+            let section = |(section, objects): (&String, &BTreeMap<String, String>)| {
+                let objects: Vec<String> = objects.iter().map(|(name, value)| format!("\n\"{name}\":{value}")).collect();
+                format!("\"{section}\":{{{}}}", objects.join(","))
+            };
+            let sections: Vec<String> = held.lock().expect("nobody panics with it").iter().map(section).collect();
+            let text = format!("{{{}}}", sections.join(","));
+            async move { Say::Whole(200, "Content-Type: application/json\r\n".into(), text) }
+        })
+        .await;
+        let relay = Relay::to(stub.address).await;
+        Self { document, _stub: stub, relay }
+    }
+
+    fn provider(&mut self) -> Box<dyn Provider> {
+        let url = format!("http://{}/edge", self.relay.address());
+        let config = HttpConfig { poll: Duration::from_millis(100), ..HttpConfig::of_url(&url) };
+        Box::new(HttpProvider::new(Name::literal("http"), config))
+    }
+
+    async fn put(&mut self, path: &str, value: &str) {
+        self.change(path, Some(value));
+    }
+
+    async fn put_at_once(&mut self, pairs: &[(String, String)]) {
+        pairs.iter().for_each(|(path, value)| self.change(path, Some(value)));
+    }
+
+    async fn delete(&mut self, path: &str) {
+        self.change(path, None);
+    }
+}
+
+impl Losable for HttpStore {
     async fn lose(&mut self) {
         self.relay.cut();
     }

@@ -10,7 +10,7 @@ use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, Route, ServerC
 use nuncio::control::check::{Summary, check};
 use nuncio::discovery::file::FileProvider;
 use nuncio::discovery::{
-    ConsulProvider, DnsProvider, DockerProvider, Etcd2Provider, EtcdProvider, MarathonProvider, ProgramProvider, SwarmProvider,
+    ConsulProvider, DnsProvider, DockerProvider, Etcd2Provider, EtcdProvider, HttpProvider, MarathonProvider, ProgramProvider, SwarmProvider,
     ZookeeperProvider,
 };
 use nuncio::server::ServerBuilder;
@@ -50,7 +50,8 @@ pub(super) struct Args {
     /// Learns from a store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS; etcd2://… for etcd's v2
     /// API; consul://[TOKEN@]HOST:PORT[/PREFIX], with ?services=web,api-* or ?catalog for services, or consul:// for the agent that
     /// CONSUL_HTTP_ADDR names; docker:// or docker://HOST:PORT; swarm:// the same; marathon://HOST:PORT; zookeeper://HOST:PORT[/PREFIX];
-    /// dns://[SERVER[:PORT]]/[UPSTREAM=]NAME:PORT[,NAME2:PORT], of which names that start with _ are SRV and have no port; file:///PATH
+    /// dns://[SERVER[:PORT]]/[UPSTREAM=]NAME:PORT[,NAME2:PORT], of which names that start with _ are SRV and have no port;
+    /// https://HOST/config.toml; file:///PATH
     #[arg(long, value_name = "URL")]
     provider: Vec<String>,
     #[command(flatten)]
@@ -134,6 +135,7 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
             ProviderConfig::Zookeeper(_) => "zookeeper",
             ProviderConfig::Swarm(_) => "swarm",
             ProviderConfig::Marathon(_) => "marathon",
+            ProviderConfig::Http(_) => "http",
         });
         builder = add(builder, name, provider);
     }
@@ -149,6 +151,7 @@ fn add(builder: ServerBuilder, name: Name, provider: ProviderConfig) -> ServerBu
         ProviderConfig::Etcd2(config) => builder.provider(Etcd2Provider::new(name, config)),
         ProviderConfig::File(config) => builder.provider(FileProvider::new(name, config.path)),
         ProviderConfig::Zookeeper(config) => builder.provider(ZookeeperProvider::new(name, config)),
+        ProviderConfig::Http(config) => builder.provider(HttpProvider::new(name, config)),
         ProviderConfig::Marathon(config) => builder.provider(MarathonProvider::new(name, config)),
         ProviderConfig::Swarm(config) => builder.provider(SwarmProvider::new(name, config)),
     }

@@ -97,6 +97,20 @@ pub fn decode_toml(file: &TomlFile<'_>, seen_at: Instant) -> Result<FileConfig, 
     }
 }
 
+/// The same of a document in JSON: an object with the tables of a file.
+///
+/// # Errors
+/// As [`decode_toml`].
+pub fn decode_json_document(file: &TomlFile<'_>, seen_at: Instant) -> Result<FileConfig, Vec<Problem>> {
+    let decoder = FileDecoder { file, source: Source::new(file.text) };
+    let document = Node::from_json(file.text).map_err(|error| vec![decoder.problem(error)])?;
+    if !matches!(document.value, Value::Table(_)) {
+        let error = DecodeError::new(format!("expected an object, found {}", document.value.kind()));
+        return Err(vec![decoder.problem(error.at(document.span))]);
+    }
+    Ok(decoder.document(&document, seen_at))
+}
+
 fn place_in_file(problem: &Problem) -> Option<(&PathBuf, u32, u32)> {
     match problem.origin.as_ref().map(|origin| &origin.place) {
         Some(Place::File { file, line, column }) => Some((file, *line, *column)),

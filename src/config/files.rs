@@ -203,7 +203,7 @@ fn read_text(path: &Path) -> Result<String, String> {
 }
 
 /// Puts the entries of `before` in the place of equal ones, so that who compares them sees at once that they are the same.
-fn reuse(snapshot: &mut Snapshot, before: &Snapshot) {
+pub(crate) fn reuse(snapshot: &mut Snapshot, before: &Snapshot) {
     reuse_equal(&mut snapshot.listeners, &before.listeners);
     reuse_equal(&mut snapshot.routes, &before.routes);
     reuse_equal(&mut snapshot.tcp_routes, &before.tcp_routes);

@@ -20,6 +20,7 @@
 //! | [`etcd`] | keys of an etcd v3 cluster |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
+//! | [`http_pull`] | a document that an HTTP server has |
 //! | [`resolve`] | names of hosts and services, followed as they change; `lookup`: one question to a name server |
 //! | [`program`] | the program that embeds us |
 //! | [`zookeeper`] | znodes of a ZooKeeper ensemble: `zookeeper_session` and `zookeeper_wire` speak to a server, `zookeeper_mirror` knows what its events mean |
@@ -49,6 +50,7 @@ pub mod haproxy_labels;
 pub mod hive_labels;
 pub mod hold_down;
 mod http_client;
+pub mod http_pull;
 pub mod keep;
 pub mod keyring;
 pub mod kv;
@@ -75,6 +77,7 @@ pub use docker::DockerProvider;
 pub use etcd::EtcdProvider;
 pub use etcd2::Etcd2Provider;
 pub use feed::{Feed, FeedState, FeedStatus};
+pub use http_pull::HttpProvider;
 pub use lookup::NameServers;
 pub use marathon::MarathonProvider;
 pub use program::{ProgramHandle, ProgramProvider};

@@ -11,6 +11,7 @@ mod dns;
 mod docker;
 mod etcd;
 mod file;
+mod http_pull;
 mod keyring;
 mod layout;
 mod marathon;
@@ -28,6 +29,7 @@ pub use self::dns::{DnsConfig, ServiceName};
 pub use self::docker::{AddressChoice, DockerConfig, EngineAddress};
 pub use self::etcd::EtcdConfig;
 pub use self::file::FileProviderConfig;
+pub use self::http_pull::HttpConfig;
 pub use self::keyring::KeyringConfig;
 pub use self::layout::{Layout, LayoutKind, RouteTemplate, clean_name};
 pub use self::marathon::{MarathonConfig, MarathonFormat};
@@ -55,6 +57,8 @@ pub enum ProviderConfig {
     Etcd2(EtcdConfig),
     /// A file, or a directory of them.
     File(FileProviderConfig),
+    /// A document that an HTTP server has.
+    Http(HttpConfig),
     /// The apps of a Marathon.
     Marathon(MarathonConfig),
     /// The znodes of a ZooKeeper ensemble.
@@ -65,7 +69,8 @@ pub enum ProviderConfig {
 
 impl ProviderConfig {
     /// The kinds of providers, as a table's name or its `type` says them.
-    pub(super) const KINDS: [&'static str; 9] = ["consul", "dns", "docker", "etcd", "etcd2", "file", "marathon", "swarm", "zookeeper"];
+    pub(super) const KINDS: [&'static str; 10] =
+        ["consul", "dns", "docker", "etcd", "etcd2", "file", "http", "marathon", "swarm", "zookeeper"];
 
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
@@ -85,6 +90,10 @@ impl ProviderConfig {
             "etcd" => Some(deserialize_etcd(settings).map(Self::Etcd)),
             "etcd2" => Some(deserialize_etcd(settings).map(Self::Etcd2)),
             "file" => Some(FileProviderConfig::deserialize(settings).map(Self::File)),
+            "http" => Some(HttpConfig::deserialize(settings).and_then(|http| {
+                http.check().map_err(DecodeError::new)?;
+                Ok(Self::Http(http))
+            })),
             "marathon" => Some(MarathonConfig::deserialize(settings).and_then(|marathon| {
                 marathon.check().map_err(DecodeError::new)?;
                 Ok(Self::Marathon(marathon))
@@ -102,7 +111,8 @@ impl ProviderConfig {
     /// `etcd2s://…` for the v2 API, `etcd://host/services?layout=services` for another layout, `consul://TOKEN@host:8500/prefix?catalog`,
     /// `consuls://…`, `file:///path`, `docker://`, `docker:///path/to/docker.sock`, `docker://host:2375`, `dockers://…`, `swarm://…`
     /// and `swarms://…` the same, also with several managers, `marathon://user:password@host:8080,host2:8080`, `marathons://…`,
-    /// `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`, `dns://10.0.0.2/web=_http._tcp.web.internal,tasks.db:5432`.
+    /// `zookeeper://user:password@host:2181,host2:2181/prefix`, `zookeepers://…`, `https://TOKEN@host/config.toml`, `http://…`,
+    /// `dns://10.0.0.2/web=_http._tcp.web.internal,tasks.db:5432`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
@@ -121,6 +131,7 @@ impl ProviderConfig {
             "etcds" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd),
             "etcd2" => EtcdConfig::parse_url(rest, None).map(Self::Etcd2),
             "etcd2s" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd2),
+            "http" | "https" => HttpConfig::parse_url(scheme, rest).map(Self::Http),
             "marathon" => MarathonConfig::parse_url(rest, None).map(Self::Marathon),
             "marathons" => MarathonConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Marathon),
             "zookeeper" => ZookeeperConfig::parse_url(rest, None).map(Self::Zookeeper),
@@ -138,7 +149,7 @@ impl ProviderConfig {
 }
 
 /// The schemes of provider URLs.
-const SCHEMES: [&str; 16] = [
+const SCHEMES: [&str; 18] = [
     "consul",
     "consuls",
     "dns",
@@ -149,6 +160,8 @@ const SCHEMES: [&str; 16] = [
     "etcd2",
     "etcd2s",
     "file",
+    "http",
+    "https",
     "marathon",
     "marathons",
     "swarm",
@@ -228,7 +241,10 @@ mod tests {
     #[test]
     fn what_is_no_url_says_so_without_its_password() {
         for (url, expected) in [
-            ("10.0.0.5:2379", "etcd2s://, file://, marathon://, marathons://, swarm://, swarms://, zookeeper://, zookeepers://"),
+            (
+                "10.0.0.5:2379",
+                "etcd2s://, file://, http://, https://, marathon://, marathons://, swarm://, swarms://, zookeeper://, zookeepers://",
+            ),
             ("etdc://10.0.0.5", "did you mean etcd://?"),
             ("etcd://", "not the URL of an etcd member"),
             ("etcd://a:geheim@/x", "not the URL of an etcd member"),
