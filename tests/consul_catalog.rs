@@ -92,6 +92,8 @@ async fn instances_come_change_and_go() {
     agent.deregister("web-2").await;
     observed.within(SOON, "they are gone", |now| endpoints(now, "web") == ["10.0.0.1:8080"]).await;
     agent.deregister("web-1").await;
+    observed.until_status("all are gone within seconds, which may be a mistake", |status| status.held.is_some()).await;
+    assert!(observed.feed().release());
     let snapshot = observed.until("it is empty, and there", |now| endpoints(now, "web").is_empty()).await;
     assert_eq!(upstreams(&snapshot), ["web"], "the other one was not asked for");
 }

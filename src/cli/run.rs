@@ -10,8 +10,8 @@ use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, Route, ServerC
 use nuncio::control::check::{Summary, check};
 use nuncio::discovery::file::FileProvider;
 use nuncio::discovery::{
-    ConsulProvider, DnsProvider, DockerProvider, Etcd2Provider, EtcdProvider, HttpProvider, MarathonProvider, ProgramProvider, SwarmProvider,
-    ZookeeperProvider,
+    ConsulProvider, DnsProvider, DockerProvider, Etcd2Provider, EtcdProvider, HttpProvider, MarathonProvider, ProgramProvider,
+    SwarmProvider, ZookeeperProvider,
 };
 use nuncio::server::ServerBuilder;
 use nuncio::{Name, RoutingConfig, Server};

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nuncio::config::Snapshot;
+use nuncio::config::{Protection, Snapshot};
 use nuncio::discovery::{Feed, FeedStatus, Provider, Publisher, Supervisor};
 use tokio::sync::mpsc;
 
@@ -37,7 +37,9 @@ pub struct Observed {
 impl Observed {
     /// Starts `provider`.
     pub fn new(provider: Box<dyn Provider>) -> Self {
-        Self { supervisor: Supervisor::start(vec![provider]) }
+        // What comes and goes is observed as the provider says it; what is gone as a whole may be held.
+        let protection = Protection { hold_down: Duration::ZERO, grace: Duration::ZERO, ..Protection::default() };
+        Self { supervisor: Supervisor::start_keeping(vec![provider], protection, None) }
     }
 
     /// What is known of the provider.
