@@ -5,6 +5,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
+use nuncio::config::Protection;
 use nuncio::config::providers::EtcdConfig;
 use nuncio::discovery::EtcdProvider;
 use nuncio::{Name, Server};
@@ -20,7 +21,10 @@ fn start(etcd: &Etcd, data_dir: &Path) -> Server {
     let config = EtcdConfig { endpoints: vec![etcd.url()], ..EtcdConfig::default() };
     let provider = EtcdProvider::new(Name::literal("etcd"), config);
     let admin = "127.0.0.1:0".parse().expect("an address");
-    Server::builder().workers(1).admin(admin).data_dir(data_dir).provider(provider).start().expect("a server starts")
+    // What is gone is to be seen at once.
+    let protection = Protection { grace: Duration::ZERO, ..Protection::default() };
+    let builder = Server::builder().workers(1).admin(admin).data_dir(data_dir).protection(protection);
+    builder.provider(provider).start().expect("a server starts")
 }
 
 /// Writes a listener, and a route to an upstream with one endpoint.

@@ -38,8 +38,8 @@ pub(super) struct Protector {
     guarded: Option<Arc<Snapshot>>,
     held: Option<Held>,
     held_updates: u64,
-    /// What was gone of late, without having been deleted and without being too much, and since when.
-    recent: Option<(Instant, Snapshot)>,
+    /// What was gone of late, without having been deleted and without being too much.
+    recent: Option<Recent>,
     hold_down: HoldDown,
     grace: Grace,
 }
@@ -52,6 +52,15 @@ struct Held {
     /// What the provider says itself.
     own: Snapshot,
     status: HeldStatus,
+}
+
+/// What was gone within a few seconds.
+#[derive(Debug)]
+struct Recent {
+    since: Instant,
+    /// What the provider said before any of it was.
+    start: Arc<Snapshot>,
+    lost: Snapshot,
 }
 
 impl Protector {
@@ -151,29 +160,30 @@ impl Protector {
     }
 
     /// What the provider says now, with what is held of it.
-    fn guard(&mut self, before: &Snapshot, own: Snapshot, now: Instant) -> Snapshot {
+    fn guard(&mut self, before: &Arc<Snapshot>, own: Snapshot, now: Instant) -> Snapshot {
         let earlier = self.held.take();
         if own.removals == Removals::Explicit {
             return self.keep_holding(earlier, own);
         }
         // The same, or not much more, again.
-        let earlier = earlier.filter(|held| !guard::is_too_much(&self.protection, &held.own, &own)).map(|held| held.status);
+        let earlier = earlier.filter(|held| !guard::is_too_much(&self.protection, &held.own, &held.own, &own)).map(|held| held.status);
         let is_repeated = earlier.as_ref().is_some_and(|held| now.saturating_duration_since(held.since) >= self.protection.confirm_after);
-        let recent = self.recent.take().filter(|(since, _)| now.saturating_duration_since(*since) < self.protection.confirm_after);
-        let (since, before) = match recent {
-            Some((since, recent)) => (since, &guard::with_held(before.clone(), &recent)),
-            None => (now, before),
+        let is_recent = |recent: &Recent| now.saturating_duration_since(recent.since) < self.protection.confirm_after;
+        let recent = self.recent.take().filter(is_recent);
+        let (since, start, before) = match recent {
+            Some(Recent { since, start, lost }) => (since, start, &guard::with_held(Snapshot::clone(before), &lost)),
+            None => (now, before.clone(), &**before),
         };
         let gone = guard::gone(before, &own);
         if gone.is_empty() {
             return own;
         }
         let objects = guard::lost(before, &own);
-        if is_repeated || !guard::is_too_much(&self.protection, before, &own) {
+        if is_repeated || !guard::is_too_much(&self.protection, &start, before, &own) {
             if earlier.is_some() {
                 tracing::warn!(provider = %self.provider, "the source repeats it, or has most of it again: nothing is held any more");
             } else {
-                self.recent = Some((since, objects));
+                self.recent = Some(Recent { since, start, lost: objects });
             }
             return own;
         }
@@ -337,6 +347,19 @@ mod tests {
             world.pass(seconds(11));
             world.lists(first..=6);
             world.check(&(first..=6).collect::<Vec<_>>(), false);
+        }
+    }
+
+    #[test]
+    fn instances_that_come_back_under_other_ids_are_not_gone() {
+        let mut world = World::new();
+        world.lists(1..=2);
+        for id in 1..=7 {
+            world.pass(Duration::from_millis(200));
+            world.lists([id + 1]);
+            world.check(&[id + 1], false);
+            world.lists([id + 1, id + 2]);
+            world.check(&[id + 1, id + 2], false);
         }
     }
 

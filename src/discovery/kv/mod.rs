@@ -13,7 +13,7 @@
 //! | `upstreams/{name}/endpoints/{id}` | [`Endpoint`](crate::config::Endpoint), or just its address |
 //!
 //! Values are JSON. An endpoint makes its upstream exist, so that each instance can register itself and nothing else. A value that
-//! cannot be read stands in its object's place as a [`Problem`](crate::config::Problem); a key that belongs to no object is a problem beside the objects. A key
+//! cannot be read stands in its object's place as a [`Problem`]; a key that belongs to no object is a problem beside the objects. A key
 //! that ends in `/` is a folder, as some stores and their tools make them, and means nothing.
 //!
 //! Those of others: `services` and `vulcand`; their values are read by [`dialect`].
