@@ -41,7 +41,7 @@ impl Address {
     /// A sentence that names the text and what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Ok(address) = text.parse::<SocketAddr>() {
-            if address.port() == 0 || address.ip().is_unspecified() {
+            if address.port() == 0 || address.ip().to_canonical().is_unspecified() {
                 return Err(format!("`{text}` cannot be connected to: an endpoint needs a definite address and port"));
             }
             return Ok(Self::Ip(address));
