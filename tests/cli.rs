@@ -8,11 +8,12 @@ mod support;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::DEADLINE;
+use support::clock::OwnClock;
 use support::etcd::Etcd;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -50,7 +51,11 @@ struct Running {
 
 impl Running {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = nuncio(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::spawn(nuncio(arguments))
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, said) = watch::channel(String::new());
         let mut readers = JoinSet::new();
         readers.spawn(keep(child.stdout.take().unwrap(), sender.clone()));
@@ -665,6 +670,52 @@ async fn everything_from_etcd() {
     etcdctl(&etcd, &["put", "/nuncio/routes/app", r#"{"match":"PathPrefix(\"/\"","upstream":"app"}"#], "").await;
     until("the problem is told", async || proxy.ask("problems").await.contains("/nuncio/routes/app")).await;
     assert_eq!(get(address, "/").await.unwrap().1, "two");
+}
+
+/// Time-outs, leases and what is kept count by a clock that does not jump. A day is longer than any of them.
+#[tokio::test]
+async fn jumps_of_its_wall_clock_change_nothing() {
+    const DAY: i64 = 24 * 60 * 60;
+    let (directory, etcd) = (TempDir::new().unwrap(), Etcd::start().await);
+    let clock = OwnClock::new(directory.path());
+    let (one, two) = (Endpoint::start("one").await, Endpoint::start("two").await);
+    let listener = r#"{"address":"127.0.0.1:0"}"#;
+    let upstream = r#"{"health":{"http":"/","interval":"100ms"}}"#;
+    let route = r#"{"match":"PathPrefix(\"/\")","upstream":"app"}"#;
+    for (key, value) in [("listeners/web", listener), ("upstreams/app", upstream), ("routes/app", route)] {
+        etcdctl(&etcd, &["put", &format!("/nuncio/{key}"), value], "").await;
+    }
+    let provider = format!("etcd://{}/nuncio", etcd.address());
+    let data = path_text(&directory.path().join("data"));
+    let log = directory.path().join("access.log");
+    let arguments = ["run", "--admin", "127.0.0.1:0", "--data-dir", &data, "--access-log", &path_text(&log), "--provider", &provider];
+    let mut command = nuncio(&arguments);
+    command.envs(clock.environment());
+    let mut proxy = Running::spawn(command);
+    proxy.until_says("ready").await;
+    let address = proxy.bound("web").await.unwrap();
+    for (days, endpoint) in [(0, &one), (1, &two), (-1, &one), (0, &two)] {
+        clock.move_to(days * DAY);
+        etcdctl(&etcd, &["put", "/nuncio/upstreams/app/endpoints/a", &endpoint.address.to_string()], "").await;
+        until_answers(address, if endpoint.address == one.address { "one" } else { "two" }).await;
+        let provider = &proxy.admin_json("/api/v1/table").await["providers"][0];
+        assert_eq!((&provider["state"], &provider["lag_seconds"], &provider["restarts"]), (&"live".into(), &0.0.into(), &0.into()));
+        let generation = proxy.generation().await;
+        until("the log has it", async || last_logged(&log).is_some_and(|(_, met)| met == generation)).await;
+        let (at, _) = last_logged(&log).unwrap();
+        let since_epoch = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
+        let ahead = since_epoch(at) - since_epoch(SystemTime::now());
+        assert!((ahead - days * DAY).abs() < 60, "it jumped by {days} days, and is {ahead} s ahead");
+    }
+    let said = proxy.said();
+    assert!(!said.contains("WARN") && !said.contains("ERROR"), "{said}");
+}
+
+/// The access log says when a request came, by this clock, and which table it met.
+fn last_logged(log: &Path) -> Option<(SystemTime, u64)> {
+    let log = std::fs::read_to_string(log).unwrap();
+    let entry: Value = serde_json::from_str(log.lines().last()?).unwrap();
+    Some((humantime::parse_rfc3339(entry["time"].as_str().unwrap()).unwrap(), entry["generation"].as_u64().unwrap()))
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use nuncio::config::{Protection, Snapshot};
 use nuncio::discovery::{Feed, FeedStatus, Provider, Publisher, Supervisor};
 use tokio::sync::mpsc;
 
+pub mod clock;
 pub mod consul;
 pub mod consul_agent;
 pub mod consul_services;

@@ -3,8 +3,7 @@
 use std::fmt::Write;
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use tokio::net::TcpStream;
 use zookeeper_client::{Acl, Acls, AuthId, Client, CreateMode, Permission};
 
 use super::DEADLINE;
+use super::clock::OwnClock;
 
 /// What a server is made of.
 const JARS: [&str; 19] = [
@@ -53,8 +53,7 @@ pub struct ZooKeeper {
     port: u16,
     settings: String,
     properties: Vec<String>,
-    /// The library that moves it, and the file that says how far.
-    clock: Option<(PathBuf, PathBuf)>,
+    clock: Option<OwnClock>,
     process: Option<Child>,
 }
 
@@ -88,22 +87,13 @@ impl ZooKeeper {
 
     /// Gives it a wall clock that can be [moved](Self::move_clock).
     pub fn with_own_clock(mut self) -> Self {
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/clock/clock.c");
-        let library = self.directory().join("clock.so");
-        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
-        assert!(compiled.expect("cc runs; `make test` installs it (on Debian: apt-get install gcc)").success(), "{source} compiles");
-        let file = self.directory().join("clock");
-        std::fs::write(&file, 0_i64.to_ne_bytes()).expect("our own directory");
-        self.clock = Some((library, file));
+        self.clock = Some(OwnClock::new(self.directory()));
         self
     }
 
     /// Makes its wall clock so many seconds ahead of ours, or behind. Its monotonic clock stays.
     pub fn move_clock(&self, seconds: i64) {
-        let (_, file) = self.clock.as_ref().expect("it has its own clock");
-        // In place: it is mapped into the server's memory.
-        let file = File::options().write(true).open(file).expect("our own directory");
-        file.write_all_at(&seconds.to_ne_bytes(), 0).expect("our own directory");
+        self.clock.as_ref().expect("it has its own clock").move_to(seconds);
     }
 
     /// Its own directory.
@@ -134,9 +124,7 @@ impl ZooKeeper {
         std::fs::write(&file, settings).expect("our own directory");
         let jars = JARS.map(|jar| format!("{JARS_DIRECTORY}/{jar}.jar")).join(":");
         let mut command = Command::new("java");
-        if let Some((library, file)) = &self.clock {
-            command.env("LD_PRELOAD", library).env("CLOCK_FILE", file);
-        }
+        command.envs(self.clock.iter().flat_map(OwnClock::environment));
         let spawned = command
             // Starts sooner, and is content with little.
             .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xmx128m", "-Dzookeeper.forceSync=no"])
