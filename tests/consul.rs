@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio::config::Snapshot;
-use nuncio::config::providers::ConsulConfig;
+use nuncio::config::providers::{ConsulConfig, LayoutKind, RouteTemplate};
 use nuncio::discovery::{ConsulProvider, FeedState, FeedStatus};
 use nuncio::names::Name;
 use support::consul::Consul;
@@ -48,6 +48,22 @@ async fn keys_of_other_prefixes_and_folders_are_not_ours() {
     let snapshot = observe(&consul).until("ours", has(&["a"])).await;
     assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
     assert_eq!(snapshot.revision, Some(14));
+}
+
+/// registrator's `consulkv` writes no objects of ours, only where instances listen.
+#[tokio::test]
+async fn what_registrators_write_is_read_in_their_layout() {
+    let consul = Consul::start().await;
+    let pairs =
+        [("services/web/vm:web_1:80", "10.0.0.1:32768"), ("services/web/vm:web_2:80", "10.0.0.2:32768"), ("nuncio/upstreams/a", "{}")];
+    consul.put(&pairs.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let layout = LayoutKind::Services;
+    let route = RouteTemplate::parse(r#"Host("{name}.test")"#).ok();
+    let config = ConsulConfig { prefix: "services".into(), layout, route, ..ConsulConfig::default() };
+    let observed = observe_with(ConsulConfig { endpoints: vec![consul.stub().url()], ..config });
+    let snapshot = observed.until("the service", has(&["web"])).await;
+    assert_eq!((snapshot.routes.len(), snapshot.upstreams["web"].endpoints.len()), (1, 2));
+    assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
 }
 
 #[tokio::test]

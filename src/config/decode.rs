@@ -293,7 +293,7 @@ fn provider(name: &Name, node: &Node) -> Result<ProviderConfig, DecodeError> {
     let settings = Node { span: node.span.clone(), value: Value::Table(settings) };
     match ProviderConfig::deserialize_kind(kind, &settings) {
         Some(result) => result.map_err(|error| node.place(error)),
-        None => Err(DecodeError::unknown("provider", kind, &ProviderConfig::KINDS).at(kind_span)),
+        None => Err(DecodeError::unknown("provider", kind, &ProviderConfig::kinds()).at(kind_span)),
     }
 }
 

@@ -224,7 +224,7 @@ impl Provider for EtcdProvider {
     }
 
     fn source(&self) -> Option<String> {
-        Some(format!("etcd {} {}", self.config.endpoints.join(","), self.tree.prefix()))
+        Some(format!("etcd {} {} {}", self.config.endpoints.join(","), self.tree.prefix(), self.config.layout()))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {

@@ -148,7 +148,7 @@ impl Provider for Etcd2Provider {
     }
 
     fn source(&self) -> Option<String> {
-        Some(format!("etcd2 {} {}", self.config.endpoints.join(","), self.config.prefix))
+        Some(format!("etcd2 {} {} {}", self.config.endpoints.join(","), self.config.prefix, self.config.layout()))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {

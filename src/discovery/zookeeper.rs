@@ -187,8 +187,8 @@ impl Provider for ZookeeperProvider {
     }
 
     fn source(&self) -> Option<String> {
-        let ZookeeperConfig { endpoints, prefix, layout, .. } = &self.config;
-        Some(format!("zookeeper {} {prefix} {}", endpoints.join(","), layout.as_str()))
+        let ZookeeperConfig { endpoints, prefix, .. } = &self.config;
+        Some(format!("zookeeper {} {prefix} {}", endpoints.join(","), self.config.layout()))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {

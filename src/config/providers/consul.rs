@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::consul_catalog::{CatalogConfig, ServicePattern};
 use super::keyring::KeyringConfig;
-use super::layout::RouteTemplate;
+use super::layout::{Layout, LayoutKind, RouteTemplate};
 use super::tls::ClientTls;
 use super::url::{Url, is_server, with_port};
 use crate::config::duration;
@@ -21,9 +21,15 @@ pub struct ConsulConfig {
     /// URLs of agents, such as `"http://127.0.0.1:8500"`, taken in turn. At least one; `https` with `tls`.
     #[serde(deserialize_with = "deserialize_endpoints")]
     pub endpoints: Vec<String>,
-    /// What all keys start with. A `/` at its start or end makes no difference. Default `"nuncio"`.
+    /// What all keys start with. A `/` at its start or end makes no difference. Default: the name of the layout.
     #[serde(default = "prefix_default", deserialize_with = "deserialize_prefix")]
     pub prefix: String,
+    /// How the keys and their values are read. Default `"nuncio"`. Services of the catalog go with that one alone.
+    #[serde(default)]
+    pub layout: LayoutKind,
+    /// With `layout = "services"`: the rule of the route that each service gets. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<RouteTemplate>,
     /// Whether the keys below `prefix` are read. Default true.
     #[serde(default = "kv_default")]
     pub kv: bool,
@@ -58,6 +64,8 @@ impl Default for ConsulConfig {
         Self {
             endpoints,
             prefix: prefix_default(),
+            layout: LayoutKind::default(),
+            route: None,
             kv: true,
             catalog: None,
             token: None,
@@ -73,11 +81,13 @@ impl Default for ConsulConfig {
 /// Never shows the token: debug output ends in logs.
 impl fmt::Debug for ConsulConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, prefix, kv, catalog, token, datacenter, stale, max_stale, keyring, tls } = self;
+        let Self { endpoints, prefix, layout, route, kv, catalog, token, datacenter, stale, max_stale, keyring, tls } = self;
         let token = token.as_ref().map(|_| "…");
         f.debug_struct("ConsulConfig")
             .field("endpoints", endpoints)
             .field("prefix", prefix)
+            .field("layout", layout)
+            .field("route", route)
             .field("kv", kv)
             .field("catalog", catalog)
             .field("token", &token)
@@ -107,11 +117,26 @@ impl ConsulConfig {
         if self.token.as_ref().is_some_and(|token| http::HeaderValue::try_from(token).is_err()) {
             return Err("`token` has characters that no token has".into());
         }
+        self.layout().check(&format!("/{}", self.prefix))?;
+        if self.layout != LayoutKind::Nuncio && self.catalog.is_some() {
+            return Err(format!("`layout = \"{}\"` goes without `catalog`: make two providers of it", self.layout.as_str()));
+        }
         if !self.kv && self.catalog.is_none() {
             return Err("nothing is read: `kv` is false, and there is no `catalog`".into());
         }
         self.catalog.as_ref().map_or(Ok(()), CatalogConfig::check)?;
         self.tls.as_ref().map_or(Ok(()), ClientTls::check)
+    }
+
+    /// How keys and values are read.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout { kind: self.layout, route: self.route.clone() }
+    }
+
+    /// What all keys start with unless it is said, once the layout is known.
+    pub(super) fn set_default_prefix(&mut self) {
+        self.layout.as_str().clone_into(&mut self.prefix);
     }
 
     /// Reads what follows `consul://`, or with `tls` `consuls://`.
@@ -126,20 +151,34 @@ impl ConsulConfig {
             let url = format!("{scheme}://{}", with_port(host, Self::PORT_DEFAULT));
             check_endpoint(&url).map(|()| url)
         };
-        let prefix = if path.len() > 1 { parse_prefix(path)? } else { prefix_default() };
         let endpoints = hosts.iter().map(endpoint).collect::<Result<_, _>>()?;
-        let mut config = Self { endpoints, prefix, token, tls, ..Self::default() };
+        let mut config = Self { endpoints, token, tls, ..Self::default() };
+        let mut route = None;
         for setting in settings.split('&').filter(|setting| !setting.is_empty()) {
             let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
             let value = percent_decode_str(value).decode_utf8();
-            config.set(key, &value.map_err(|_| format!("`{key}` in the URL is not UTF-8 once it is decoded"))?)?;
+            let value = value.map_err(|_| format!("`{key}` in the URL is not UTF-8 once it is decoded"))?;
+            match key {
+                "route" => route = Some(RouteTemplate::parse(&value)?),
+                _ => config.set(key, &value)?,
+            }
+        }
+        config.set_default_prefix();
+        if path.len() > 1 {
+            config.prefix = parse_prefix(path)?;
+        }
+        match config.layout {
+            LayoutKind::Services => config.route = route,
+            LayoutKind::Nuncio | LayoutKind::Vulcand => {
+                route.into_iter().for_each(|route| config.catalog.get_or_insert_default().route = Some(route));
+            }
         }
         config.check().map(|()| config)
     }
 
-    /// Takes over a setting of a URL's query: `?catalog`, `?services=web,api-*&kv=false`.
+    /// Takes over a setting of a URL's query but `route`: `?catalog`, `?services=web,api-*&kv=false`, `?layout=services`.
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        const KEYS: [&str; 6] = ["catalog", "datacenter", "kv", "route", "services", "stale"];
+        const KEYS: [&str; 8] = ["catalog", "datacenter", "keyring", "kv", "layout", "route", "services", "stale"];
         let truth = || match value {
             "" | "true" => Ok(true),
             "false" => Ok(false),
@@ -149,8 +188,9 @@ impl ConsulConfig {
             "catalog" if !truth()? => self.catalog = None,
             "catalog" => drop(self.catalog.get_or_insert_default()),
             "datacenter" => self.datacenter = Some(value.to_owned()),
+            "keyring" => self.keyring = Some(KeyringConfig::new(value)),
             "kv" => self.kv = truth()?,
-            "route" => self.catalog.get_or_insert_default().route = Some(RouteTemplate::parse(value)?),
+            "layout" => self.layout = LayoutKind::parse(value)?,
             "services" => {
                 let services: Vec<_> = value.split(',').map(ServicePattern::parse).collect::<Result<_, _>>()?;
                 self.catalog.get_or_insert_default().services = services;
@@ -234,6 +274,14 @@ mod tests {
     }
 
     #[test]
+    fn the_query_says_the_layout_of_keys() {
+        let config = ConsulConfig::parse_url("consul?layout=services&route=Host(`{name}.test`)&keyring=/r", None).unwrap();
+        assert_eq!((config.layout, config.prefix.as_str(), config.catalog.as_ref()), (LayoutKind::Services, "services", None));
+        assert!(config.route.is_some() && config.keyring == Some(KeyringConfig::new("/r")));
+        assert_eq!(ConsulConfig::parse_url("consul/apps?layout=services", None).unwrap().prefix, "apps");
+    }
+
+    #[test]
     fn what_is_none_says_so_without_its_token() {
         for (url, expected) in [
             ("geheim@", "not the URL of a Consul agent"),
@@ -243,6 +291,8 @@ mod tests {
             ("a//x//y", "not a prefix"),
             ("a?kv=no", "`true` or `false`"),
             ("a?kv=false", "nothing is read"),
+            ("a?layout=services&catalog", "two providers"),
+            ("a?layout=service", "did you mean `services`?"),
             ("a?service=web", "did you mean `services`?"),
             ("a?services=web,", "is not empty"),
             ("a?route=Host(`a`)", "needs a place"),

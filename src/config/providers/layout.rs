@@ -1,5 +1,7 @@
 //! How the keys and values of a store are laid out: ours, or what others already write there.
 
+use std::fmt;
+
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,14 @@ impl Layout {
             return Err(format!("`{prefix}` is not a prefix of keys, such as \"/nuncio\""));
         }
         Ok(())
+    }
+}
+
+/// What tells it from others: what was read by one is not what another would read.
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind.as_str())?;
+        self.route.as_ref().map_or(Ok(()), |route| write!(f, " {}", route.0))
     }
 }
 

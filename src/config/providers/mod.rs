@@ -1,5 +1,4 @@
 //! Which providers to watch: `[providers.NAME]` of a configuration file, or a URL on the command line.
-
 //!
 //! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS, `layout` how keys and values are read,
 //! `keyring` who opens those that are sealed.
@@ -20,6 +19,7 @@ mod tls;
 mod url;
 mod zookeeper;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use self::consul::ConsulConfig;
@@ -69,42 +69,13 @@ pub enum ProviderConfig {
 
 impl ProviderConfig {
     /// The kinds of providers, as a table's name or its `type` says them.
-    pub(super) const KINDS: [&'static str; 10] =
-        ["consul", "dns", "docker", "etcd", "etcd2", "file", "http", "marathon", "swarm", "zookeeper"];
+    pub(super) fn kinds() -> [&'static str; READERS.len()] {
+        READERS.map(|(kind, _)| kind)
+    }
 
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
-        match kind {
-            "consul" => Some(ConsulConfig::deserialize(settings).and_then(|consul| {
-                consul.check().map_err(DecodeError::new)?;
-                Ok(Self::Consul(consul))
-            })),
-            "dns" => Some(DnsConfig::deserialize(settings).and_then(|dns| {
-                dns.check().map_err(DecodeError::new)?;
-                Ok(Self::Dns(dns))
-            })),
-            "docker" => Some(DockerConfig::deserialize(settings).and_then(|docker| {
-                docker.check().map_err(DecodeError::new)?;
-                Ok(Self::Docker(docker))
-            })),
-            "etcd" => Some(deserialize_etcd(settings).map(Self::Etcd)),
-            "etcd2" => Some(deserialize_etcd(settings).map(Self::Etcd2)),
-            "file" => Some(FileProviderConfig::deserialize(settings).map(Self::File)),
-            "http" => Some(HttpConfig::deserialize(settings).and_then(|http| {
-                http.check().map_err(DecodeError::new)?;
-                Ok(Self::Http(http))
-            })),
-            "marathon" => Some(MarathonConfig::deserialize(settings).and_then(|marathon| {
-                marathon.check().map_err(DecodeError::new)?;
-                Ok(Self::Marathon(marathon))
-            })),
-            "zookeeper" => Some(deserialize_zookeeper(settings).map(Self::Zookeeper)),
-            "swarm" => Some(SwarmConfig::deserialize(settings).and_then(|swarm| {
-                swarm.check().map_err(DecodeError::new)?;
-                Ok(Self::Swarm(swarm))
-            })),
-            _ => None,
-        }
+        READERS.iter().find(|(known, _)| *known == kind).map(|(_, read)| read(settings))
     }
 
     /// Reads a provider's URL: `etcd://user:password@host:2379,host2:2379/prefix`, `etcds://…` for TLS, `etcd2://…` and
@@ -117,75 +88,77 @@ impl ProviderConfig {
     /// # Errors
     /// A sentence that says what is wrong. It never quotes a password.
     pub fn parse_url(url: &str) -> Result<Self, String> {
-        let known = SCHEMES.map(|scheme| format!("{scheme}://")).join(", ");
+        let known = || SCHEMES.map(|(scheme, _)| format!("{scheme}://")).join(", ");
         let Some((scheme, rest)) = url.split_once("://") else {
-            return Err(format!("a provider's URL starts with one of {known}"));
+            return Err(format!("a provider's URL starts with one of {}", known()));
         };
-        match scheme {
-            "consul" => ConsulConfig::parse_url(rest, None).map(Self::Consul),
-            "consuls" => ConsulConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Consul),
-            "dns" => DnsConfig::parse_url(rest).map(Self::Dns),
-            "docker" => DockerConfig::parse_url(rest, None).map(Self::Docker),
-            "dockers" => DockerConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Docker),
-            "etcd" => EtcdConfig::parse_url(rest, None).map(Self::Etcd),
-            "etcds" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd),
-            "etcd2" => EtcdConfig::parse_url(rest, None).map(Self::Etcd2),
-            "etcd2s" => EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Etcd2),
-            "http" | "https" => HttpConfig::parse_url(scheme, rest).map(Self::Http),
-            "marathon" => MarathonConfig::parse_url(rest, None).map(Self::Marathon),
-            "marathons" => MarathonConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Marathon),
-            "zookeeper" => ZookeeperConfig::parse_url(rest, None).map(Self::Zookeeper),
-            "zookeepers" => ZookeeperConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Zookeeper),
-            "swarm" => SwarmConfig::parse_url(rest, None).map(Self::Swarm),
-            "swarms" => SwarmConfig::parse_url(rest, Some(ClientTls::default())).map(Self::Swarm),
-            "file" if rest.is_empty() => Err("a file URL needs a path, such as file:///etc/nuncio".into()),
-            "file" => Ok(Self::File(FileProviderConfig { path: rest.into() })),
-            _ => {
-                let near = suggest::nearest(scheme, SCHEMES).map(|near| format!("; did you mean {near}://?")).unwrap_or_default();
-                Err(format!("unknown provider {scheme}://: the known ones are {known}{near}"))
-            }
+        if let Some((_, parse)) = SCHEMES.iter().find(|(known, _)| *known == scheme) {
+            return parse(rest);
         }
+        let near = suggest::nearest(scheme, SCHEMES.map(|(scheme, _)| scheme)).map(|near| format!("; did you mean {near}://?"));
+        Err(format!("unknown provider {scheme}://: the known ones are {}{}", known(), near.unwrap_or_default()))
     }
 }
 
-/// The schemes of provider URLs.
-const SCHEMES: [&str; 18] = [
-    "consul",
-    "consuls",
-    "dns",
-    "docker",
-    "dockers",
-    "etcd",
-    "etcds",
-    "etcd2",
-    "etcd2s",
-    "file",
-    "http",
-    "https",
-    "marathon",
-    "marathons",
-    "swarm",
-    "swarms",
-    "zookeeper",
-    "zookeepers",
+type Reader = fn(&Node) -> Result<ProviderConfig, DecodeError>;
+
+/// By kind: how its settings are read.
+const READERS: [(&str, Reader); 10] = [
+    ("consul", |node| laid_out(node, ConsulConfig::set_default_prefix, ConsulConfig::check).map(ProviderConfig::Consul)),
+    ("dns", |node| checked(node, DnsConfig::check).map(ProviderConfig::Dns)),
+    ("docker", |node| checked(node, DockerConfig::check).map(ProviderConfig::Docker)),
+    ("etcd", |node| laid_out(node, EtcdConfig::set_default_prefix, EtcdConfig::check).map(ProviderConfig::Etcd)),
+    ("etcd2", |node| laid_out(node, EtcdConfig::set_default_prefix, EtcdConfig::check).map(ProviderConfig::Etcd2)),
+    ("file", |node| FileProviderConfig::deserialize(node).map(ProviderConfig::File)),
+    ("http", |node| checked(node, HttpConfig::check).map(ProviderConfig::Http)),
+    ("marathon", |node| checked(node, MarathonConfig::check).map(ProviderConfig::Marathon)),
+    ("swarm", |node| checked(node, SwarmConfig::check).map(ProviderConfig::Swarm)),
+    ("zookeeper", |node| laid_out(node, ZookeeperConfig::set_default_prefix, ZookeeperConfig::check).map(ProviderConfig::Zookeeper)),
 ];
 
-fn deserialize_etcd(settings: &Node) -> Result<EtcdConfig, DecodeError> {
-    let mut etcd = EtcdConfig::deserialize(settings)?;
-    if settings.get("prefix").is_none() {
-        etcd.prefix = etcd.layout.prefix_default();
-    }
-    etcd.check().map_err(DecodeError::new)?;
-    Ok(etcd)
+type Parser = fn(&str) -> Result<ProviderConfig, String>;
+
+/// By scheme: how what follows it in a URL is read.
+const SCHEMES: [(&str, Parser); 18] = [
+    ("consul", |rest| ConsulConfig::parse_url(rest, None).map(ProviderConfig::Consul)),
+    ("consuls", |rest| ConsulConfig::parse_url(rest, Some(ClientTls::default())).map(ProviderConfig::Consul)),
+    ("dns", |rest| DnsConfig::parse_url(rest).map(ProviderConfig::Dns)),
+    ("docker", |rest| DockerConfig::parse_url(rest, None).map(ProviderConfig::Docker)),
+    ("dockers", |rest| DockerConfig::parse_url(rest, Some(ClientTls::default())).map(ProviderConfig::Docker)),
+    ("etcd", |rest| EtcdConfig::parse_url(rest, None).map(ProviderConfig::Etcd)),
+    ("etcds", |rest| EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(ProviderConfig::Etcd)),
+    ("etcd2", |rest| EtcdConfig::parse_url(rest, None).map(ProviderConfig::Etcd2)),
+    ("etcd2s", |rest| EtcdConfig::parse_url(rest, Some(ClientTls::default())).map(ProviderConfig::Etcd2)),
+    ("file", |rest| FileProviderConfig::parse_url(rest).map(ProviderConfig::File)),
+    ("http", |rest| HttpConfig::parse_url("http", rest).map(ProviderConfig::Http)),
+    ("https", |rest| HttpConfig::parse_url("https", rest).map(ProviderConfig::Http)),
+    ("marathon", |rest| MarathonConfig::parse_url(rest, None).map(ProviderConfig::Marathon)),
+    ("marathons", |rest| MarathonConfig::parse_url(rest, Some(ClientTls::default())).map(ProviderConfig::Marathon)),
+    ("swarm", |rest| SwarmConfig::parse_url(rest, None).map(ProviderConfig::Swarm)),
+    ("swarms", |rest| SwarmConfig::parse_url(rest, Some(ClientTls::default())).map(ProviderConfig::Swarm)),
+    ("zookeeper", |rest| ZookeeperConfig::parse_url(rest, None).map(ProviderConfig::Zookeeper)),
+    ("zookeepers", |rest| ZookeeperConfig::parse_url(rest, Some(ClientTls::default())).map(ProviderConfig::Zookeeper)),
+];
+
+/// Settings that also go together.
+fn checked<T: DeserializeOwned>(settings: &Node, check: impl FnOnce(&T) -> Result<(), String>) -> Result<T, DecodeError> {
+    let config = T::deserialize(settings)?;
+    check(&config).map_err(DecodeError::new)?;
+    Ok(config)
 }
 
-fn deserialize_zookeeper(settings: &Node) -> Result<ZookeeperConfig, DecodeError> {
-    let mut zookeeper = ZookeeperConfig::deserialize(settings)?;
+/// Settings of a store with keys, whose prefix, unless it is said, follows from `layout`.
+fn laid_out<T: DeserializeOwned>(
+    settings: &Node,
+    set_default_prefix: impl FnOnce(&mut T),
+    check: impl FnOnce(&T) -> Result<(), String>,
+) -> Result<T, DecodeError> {
+    let mut config = T::deserialize(settings)?;
     if settings.get("prefix").is_none() {
-        zookeeper.prefix = zookeeper.layout.prefix_default();
+        set_default_prefix(&mut config);
     }
-    zookeeper.check().map_err(DecodeError::new)?;
-    Ok(zookeeper)
+    check(&config).map_err(DecodeError::new)?;
+    Ok(config)
 }
 
 #[cfg(test)]

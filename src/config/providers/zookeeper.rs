@@ -113,6 +113,11 @@ impl ZookeeperConfig {
         self.tls.as_ref().map_or(Ok(()), ClientTls::check)
     }
 
+    /// What all keys start with unless it is said, once the layout is known.
+    pub(super) fn set_default_prefix(&mut self) {
+        self.prefix = self.layout.prefix_default();
+    }
+
     /// How znodes are read.
     #[must_use]
     pub fn layout(&self) -> Layout {

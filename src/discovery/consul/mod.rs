@@ -103,7 +103,7 @@ impl ConsulProvider {
     /// A provider of this name. It does nothing until it is watched.
     #[must_use]
     pub fn new(name: Name, config: ConsulConfig) -> Self {
-        let tree = Tree::new(&config.prefix, name.clone()).with_keys(Keyring::source(config.keyring.as_ref()));
+        let tree = Tree::with_layout(&config.prefix, name.clone(), config.layout()).with_keys(Keyring::source(config.keyring.as_ref()));
         let services = config.catalog.clone().map(Services::new);
         Self { name, turns: Turns::new(config.endpoints.clone()), config, tree, keys: None, services, index: 0, problems: None }
     }
@@ -317,7 +317,7 @@ impl Provider for ConsulProvider {
 
     fn source(&self) -> Option<String> {
         let ConsulConfig { endpoints, prefix, kv, catalog, datacenter, .. } = &self.config;
-        let keys = if *kv { prefix.as_str() } else { "" };
+        let keys = if *kv { format!("{prefix} {}", self.config.layout()) } else { String::new() };
         let catalog = catalog.as_ref().and_then(|catalog| serde_json::to_string(catalog).ok()).unwrap_or_default();
         Some(format!("consul {} {keys} {} {catalog}", endpoints.join(","), datacenter.as_deref().unwrap_or_default()))
     }
