@@ -51,6 +51,7 @@ descriptions! {
     PROVIDER_FROM_DISK = "nuncio_provider_from_disk", "Whether the provider is served from what an earlier run kept on disk, by provider.";
     PROVIDER_AGE = "nuncio_provider_last_contact_age", "Seconds since the provider's source was last heard from, or, before that, since what is in force of it was kept; by provider.";
     PROVIDER_CHANGE_AGE = "nuncio_provider_last_change_age", "Seconds since the latest change of the provider's source was seen, by provider.";
+    PROVIDER_LAG = "nuncio_provider_lag", "Seconds by which what is in force may be behind the provider's source: since the source could be asked last, or since what is held was taken away there; 0 when nothing is known to be missing; by provider.";
     PROVIDER_REVISION = "nuncio_provider_revision", "The source's revision of the latest snapshot, by provider.";
     PROVIDER_RESTARTS = "nuncio_provider_restarts", "How often the provider was called again after a failure, by provider.";
     PROVIDER_REJECTED = "nuncio_provider_rejected_objects", "Objects and keys of the provider that cannot be read, by provider.";

@@ -48,6 +48,11 @@ pub struct ProviderView {
     pub last_contact_seconds: Option<f64>,
     /// When the latest change was seen.
     pub last_change_seconds: Option<f64>,
+    /// By how long what is in force may be behind its source. Zero: nothing is known to be missing. None: it was never heard from.
+    pub lag_seconds: Option<f64>,
+    /// How many of its objects and keys cannot be read.
+    #[serde(default)]
+    pub rejected: usize,
     /// How often it was called again after a failure.
     pub restarts: u64,
     /// Whether there is a snapshot of what its source holds: its own, or one from disk.
@@ -155,6 +160,7 @@ impl TableView {
 impl ProviderView {
     fn of(feed: &Feed, now: Instant) -> Self {
         let status = feed.status();
+        let lag = status.lag(now);
         let (state, error) = match status.state {
             FeedState::Connecting => (ProviderState::Connecting, None),
             FeedState::Live => (ProviderState::Live, None),
@@ -169,6 +175,8 @@ impl ProviderView {
             revision: status.revision,
             last_contact_seconds: status.last_contact.map(|at| age(at, now)),
             last_change_seconds: status.last_change.map(|at| age(at, now)),
+            lag_seconds: lag.map(millis),
+            rejected: feed.latest().map_or(0, |latest| latest.all_problems().count()),
             restarts: status.restarts,
             has_snapshot: status.has_snapshot,
             held: status.held.as_ref().map(|held| HeldView::of(held, now)),

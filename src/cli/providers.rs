@@ -20,7 +20,7 @@ pub(super) struct Args {
 /// Asks, and draws.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     args.question.ask("/api/v1/table", |table: &TableView| {
-        let header = ["provider", "state", "revision", "last contact", "last change", "restarts"];
+        let header = ["provider", "state", "revision", "last contact", "last change", "lag", "rejected", "restarts"];
         say_table(&header, table.providers.iter().map(row));
     })
 }
@@ -33,13 +33,27 @@ fn row(provider: &ProviderView) -> Vec<(String, Tone)> {
         plain(provider.revision.map(|revision| revision.to_string()).unwrap_or_default()),
         when(provider.last_contact_seconds),
         when(provider.last_change_seconds),
+        lag(provider),
+        (provider.rejected.to_string(), if provider.rejected == 0 { Tone::Plain } else { Tone::Bad }),
         plain(provider.restarts),
     ]
+}
+
+fn lag(provider: &ProviderView) -> (String, Tone) {
+    match provider.lag_seconds {
+        Some(0.0) => faint("none"),
+        Some(seconds) => (format!("{} s", seconds.round()), Tone::Bad),
+        None => faint(""),
+    }
 }
 
 fn state(provider: &ProviderView) -> (String, Tone) {
     if let Some(seconds) = provider.from_disk_seconds {
         return (format!("from disk, kept {}: {}", ago(seconds), provider.error.as_deref().unwrap_or("connecting")), Tone::Bad);
+    }
+    if let (ProviderState::Live, Some(held)) = (provider.state, &provider.held) {
+        let count: usize = held.gone.iter().map(|gone| gone.count).sum();
+        return (format!("live, holds {count} that are gone: nuncio release {}", provider.name), Tone::Bad);
     }
     match provider.state {
         ProviderState::Connecting => ("connecting".into(), Tone::Plain),

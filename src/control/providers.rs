@@ -17,6 +17,7 @@ pub(super) struct ProviderMetrics {
     from_disk: Gauge,
     age: Gauge,
     change_age: Gauge,
+    lag: Gauge,
     revision: Gauge,
     restarts: Gauge,
     rejected: Gauge,
@@ -37,6 +38,7 @@ impl ProviderMetrics {
             from_disk: gauge(names::PROVIDER_FROM_DISK),
             age: gauge(names::PROVIDER_AGE),
             change_age: gauge(names::PROVIDER_CHANGE_AGE),
+            lag: gauge(names::PROVIDER_LAG),
             revision: gauge(names::PROVIDER_REVISION),
             restarts: gauge(names::PROVIDER_RESTARTS),
             rejected: gauge(names::PROVIDER_REJECTED),
@@ -57,6 +59,7 @@ impl ProviderMetrics {
         let kept = status.from_disk.map(|at| at.elapsed().unwrap_or_default());
         self.age.set(seconds(status.last_contact.map(age).or(kept)));
         self.change_age.set(seconds(status.last_change.map(age)));
+        self.lag.set(seconds(status.lag(now).or(kept)));
         self.revision.set(status.revision.unwrap_or_default() as f64);
         self.restarts.set(status.restarts as f64);
         self.held.set(f64::from(u8::from(status.held.is_some())));

@@ -266,6 +266,18 @@ impl Inner {
 }
 
 impl FeedStatus {
+    /// By how long what is in force may be behind its source at `now`: nobody could ask it since, or it has taken away since what is held.
+    /// Zero: nothing is known to be missing. None: the source was never heard from.
+    #[must_use]
+    pub fn lag(&self, now: Instant) -> Option<Duration> {
+        let unheard = match self.state {
+            FeedState::Live | FeedState::Finished => Duration::ZERO,
+            FeedState::Connecting | FeedState::Failing { .. } => now.saturating_duration_since(self.last_contact?),
+        };
+        let held = self.held.as_ref().map(|held| now.saturating_duration_since(held.since));
+        Some(unheard.max(held.unwrap_or_default()))
+    }
+
     /// Whether `state` is another one than before. Failing for another reason is not: with several servers the reasons alternate.
     fn enter(&mut self, state: FeedState, now: Instant) -> bool {
         let entered = discriminant(&self.state) != discriminant(&state);
@@ -305,5 +317,19 @@ mod tests {
         assert_eq!(feed.latest().unwrap().revision, Some(4));
         assert!(!feed.fall_back(Kept { snapshot: Snapshot::empty(now), saved_at: SystemTime::now() }), "it was heard from");
         assert!(feed.to_keep().is_some() && feed.status().from_disk.is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_asked_lags_behind_since_it_was_heard_from() {
+        let feed = Feed::new(Name::literal("test"), Protection::default(), Arc::default());
+        let lag = |at| feed.status().lag(at);
+        assert_eq!(lag(Instant::now()), None, "never heard from");
+        feed.publish(Snapshot::empty(Instant::now()));
+        let later = feed.status().last_contact.unwrap() + Duration::from_secs(5);
+        assert_eq!(lag(later), Some(Duration::ZERO), "whoever is asked and has nothing new is not behind");
+        feed.fail("refused".into(), Duration::ZERO);
+        assert_eq!(lag(later), Some(Duration::from_secs(5)));
+        feed.contact();
+        assert_eq!(lag(later), Some(Duration::ZERO));
     }
 }
