@@ -102,6 +102,30 @@ async fn a_stream_that_ends_is_opened_anew_and_nothing_is_missed() {
     assert!(marathon.count("/v2/events") == 2, "{}", marathon.count("/v2/events"));
 }
 
+/// A proxy before Marathon that answers in its place for a moment. To wait for half a minute would be to wait without events.
+#[tokio::test]
+async fn a_stream_that_is_refused_for_a_moment_is_soon_opened() {
+    let marathon = Marathon::start().await;
+    // It has no events, and lists as the others do.
+    marathon.set(|state| state.has_no_events = true);
+    let observed = observe(config(&[marathon.stub().url()]));
+    observed.until("nothing", is_empty).await;
+    marathon.set(|state| state.has_no_events = false);
+    marathon.set(|state| drop(state.apps.insert("/web".into(), app("/web", &[10001], &[]))));
+    observed.within(SOON, "what nobody told", |now| now.upstreams.contains_key("web")).await;
+    marathon.until_heard().await;
+    for name in ["a", "b", "c"] {
+        // Each time it ends as soon as it is there, with a change that it does not tell.
+        let streams = marathon.count("/v2/events");
+        marathon.set(|state| drop(state.apps.insert(format!("/{name}"), app(&format!("/{name}"), &[10001], &[]))));
+        marathon.end_streams();
+        observed.within(SOON, "what nobody told", |now| now.upstreams.contains_key(name)).await;
+        let opened = tokio::time::timeout(Duration::from_secs(2), marathon.until_asked("/v2/events", streams + 1));
+        assert!(opened.await.is_ok(), "it is not opened soon");
+        marathon.until_heard().await;
+    }
+}
+
 /// Nothing comes any more, not even an end: the half-open stream that others wait on for minutes.
 #[tokio::test]
 async fn a_silent_stream_is_noticed() {

@@ -1,7 +1,8 @@
 //! The API of a Marathon, as versions 0.7 to 1.5 answered: apps with their tasks as JSON, tasks as text, and the stream of events.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
@@ -27,6 +28,8 @@ pub struct State {
     /// By their ids, each with its `tasks`.
     pub apps: BTreeMap<String, Value>,
     pub age: Age,
+    /// The stream of events is refused.
+    pub has_no_events: bool,
     /// Answered to everything but the stream of events.
     pub instead: Option<Say>,
     /// All that was asked.
@@ -36,25 +39,45 @@ pub struct State {
 /// An instance on loopback.
 pub struct Marathon {
     stub: Stub,
+    cluster: Cluster,
+}
+
+/// What an instance is a view of.
+#[derive(Clone)]
+struct Cluster {
     state: Arc<Mutex<State>>,
     events: broadcast::Sender<Option<String>>,
-    asked: watch::Receiver<usize>,
+    asked: watch::Sender<usize>,
+    is_frozen: watch::Sender<bool>,
 }
 
 impl Marathon {
     /// A cluster without apps.
     pub async fn start() -> Self {
         let state = Arc::new(Mutex::new(State::default()));
-        let (events, (count, asked)) = (broadcast::channel(64).0, watch::channel(0));
-        let (held, streamed) = (state.clone(), events.clone());
-        let handler = move |asked: Asked| {
-            let mut state = held.lock().expect("nobody panics with it");
-            state.asked.push(asked.clone());
-            count.send_replace(state.asked.len());
-            let say = answer(&asked, &state, &streamed);
-            async move { say }
-        };
-        Self { stub: Stub::start(handler).await, state, events, asked }
+        let cluster =
+            Cluster { state, events: broadcast::channel(64).0, asked: watch::Sender::new(0), is_frozen: watch::Sender::new(false) };
+        Self { stub: cluster.serve(SocketAddr::from(([127, 0, 0, 1], 0))).await, cluster }
+    }
+
+    /// Goes down with all its connections. What the cluster is at is kept.
+    pub fn stop(&mut self) {
+        self.stub.stop();
+    }
+
+    /// Comes up again, at the same address.
+    pub async fn run(&mut self) {
+        self.stub = self.cluster.serve(self.stub.address).await;
+    }
+
+    /// Whether nothing is answered. What was asked meanwhile is answered afterwards.
+    pub fn freeze(&self, is_frozen: bool) {
+        self.cluster.is_frozen.send_replace(is_frozen);
+    }
+
+    /// All apps, by their ids.
+    pub fn apps(&self) -> BTreeMap<String, Value> {
+        self.cluster.lock().apps.clone()
     }
 
     pub fn stub(&self) -> &Stub {
@@ -63,19 +86,19 @@ impl Marathon {
 
     /// Changes something, without a word about it.
     pub fn set(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock().expect("nobody panics with it"));
+        change(&mut self.cluster.lock());
     }
 
     /// Sends an event to all who listen.
     pub fn tell(&self, event: &str, mut data: Value) {
         data["eventType"] = event.into();
         // Nobody has to listen.
-        let _ = self.events.send(Some(format!("event: {event}\r\ndata: {data}\r\n\r\n")));
+        let _ = self.cluster.events.send(Some(format!("event: {event}\r\ndata: {data}\r\n\r\n")));
     }
 
     /// Ends all streams of events.
     pub fn end_streams(&self) {
-        let _ = self.events.send(None);
+        let _ = self.cluster.events.send(None);
     }
 
     /// Puts an app in place, and says so.
@@ -97,17 +120,17 @@ impl Marathon {
 
     /// How often something whose path starts like this was asked for.
     pub fn count(&self, path: &str) -> usize {
-        self.state.lock().expect("nobody panics with it").asked.iter().filter(|asked| asked.path.starts_with(path)).count()
+        self.cluster.lock().asked.iter().filter(|asked| asked.path.starts_with(path)).count()
     }
 
     /// All that was asked.
     pub fn asked(&self) -> Vec<Asked> {
-        self.state.lock().expect("nobody panics with it").asked.clone()
+        self.cluster.lock().asked.clone()
     }
 
     /// Waits until something whose path starts like this was asked for so often.
     pub async fn until_asked(&self, path: &str, count: usize) {
-        let mut asked = self.asked.clone();
+        let mut asked = self.cluster.asked.subscribe();
         let reached = asked.wait_for(|_| self.count(path) >= count);
         assert!(tokio::time::timeout(DEADLINE, reached).await.is_ok(), "{path} was not asked for {count} times");
     }
@@ -117,11 +140,36 @@ impl Marathon {
         self.until_asked("/v2/events", 1).await;
         // The head of the answer is sent by who listens already.
         let listens = async {
-            while self.events.receiver_count() == 0 {
+            while self.cluster.events.receiver_count() == 0 {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(DEADLINE, listens).await.expect("somebody listens");
+    }
+}
+
+impl Cluster {
+    async fn serve(&self, address: SocketAddr) -> Stub {
+        let cluster = self.clone();
+        let handler = move |asked: Asked| {
+            let cluster = cluster.clone();
+            let count = {
+                let mut state = cluster.lock();
+                state.asked.push(asked.clone());
+                state.asked.len()
+            };
+            cluster.asked.send_replace(count);
+            async move {
+                // The sender is here.
+                let _ = cluster.is_frozen.subscribe().wait_for(|is_frozen| !is_frozen).await;
+                answer(&asked, &cluster.lock(), &cluster.events)
+            }
+        };
+        Stub::start_at(address, handler).await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics with it")
     }
 }
 
@@ -134,7 +182,7 @@ fn answer(asked: &Asked, state: &State, events: &broadcast::Sender<Option<String
     let none = Say::Whole(404, "Content-Type: text/html\r\n".into(), "<html>HTTP ERROR: 404</html>".into());
     let wants = |kind: &str| asked.field("accept") == Some(kind);
     match (asked.path.as_str(), state.age) {
-        (path, Age::Modern) if path.starts_with("/v2/events") => {
+        (path, Age::Modern) if path.starts_with("/v2/events") && !state.has_no_events => {
             assert!(wants("text/event-stream"), "{asked:?}");
             Say::Stream(200, "Content-Type: text/event-stream;charset=UTF-8\r\n".into(), events.clone())
         }

@@ -14,16 +14,17 @@ use tokio::time::Instant;
 
 use super::super::http_client::{Connection, Credentials, HEAD_TIMEOUT};
 use super::apps::name_of;
+use crate::backoff::{Backoff, random};
 use crate::config::providers::ClientTls;
 
 /// The longest line that is read, in bytes. Of a longer one, the event alone counts.
 const LINE_BYTES_MAX: usize = 256 * 1024;
 
-/// A stream that ends at once is not opened anew before this.
-const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest and the longest wait before a stream that ended is opened anew. Changes meanwhile are noticed only then.
+const REOPEN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
 
-/// A stream that was refused is not asked for again before this.
-const REFUSED_INTERVAL: Duration = Duration::from_secs(60);
+/// The same for one that could not be opened. An instance that has none refuses it each time; a proxy before one may do so for a moment.
+const REFUSED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
 
 /// The events that say that apps or tasks changed. `deployment_…` are many, and each change of a task is told anyway.
 const TYPES: [&str; 9] = [
@@ -67,6 +68,10 @@ pub(super) struct Stream {
     /// Not opened before this.
     due: Instant,
     idle: Duration,
+    ended: Backoff,
+    refused: Backoff,
+    /// Whether it could not be opened when that was tried last.
+    is_refused: bool,
 }
 
 #[derive(Debug)]
@@ -81,7 +86,8 @@ struct Open {
 impl Stream {
     /// A stream that is lost once it was silent for `idle`.
     pub(super) fn new(idle: Duration) -> Self {
-        Self { open: None, due: Instant::now(), idle }
+        let [ended, refused] = [REOPEN, REFUSED].map(|(min, max)| Backoff::new(min, max));
+        Self { open: None, due: Instant::now(), idle, ended, refused, is_refused: false }
     }
 
     /// When it is to be opened. None: it is open.
@@ -95,10 +101,17 @@ impl Stream {
             return;
         }
         match connect(server, tls, credentials).await {
-            Ok(open) => self.open = Some(open),
+            Ok(open) => {
+                self.open = Some(open);
+                self.is_refused = false;
+                self.refused.reset();
+            }
             Err(error) => {
-                tracing::info!("marathon {server}: no events, so everything is read at intervals alone: {error}");
-                self.due = Instant::now() + REFUSED_INTERVAL;
+                if !self.is_refused {
+                    tracing::info!("marathon {server}: no events, so everything is read at intervals alone: {error}");
+                }
+                self.is_refused = true;
+                self.due = Instant::now() + self.refused.next_delay(random());
             }
         }
     }
@@ -111,7 +124,11 @@ impl Stream {
             open.heard_at = Instant::now();
             return Heard::Events(open.parser.feed(&piece));
         }
-        self.due = open.since + REOPEN_INTERVAL;
+        let now = Instant::now();
+        if now.duration_since(open.since) > REOPEN.1 {
+            self.ended.reset();
+        }
+        self.due = now + self.ended.next_delay(random());
         self.open = None;
         Heard::Lost
     }
