@@ -126,6 +126,29 @@ async fn a_stream_that_is_refused_for_a_moment_is_soon_opened() {
     }
 }
 
+/// A 404 is what a proxy says too that has lost its backend for a moment. Text has no labels.
+#[tokio::test]
+async fn who_was_read_as_json_is_not_read_as_text() {
+    let marathon = Marathon::start().await;
+    let mut web = app("/web", &[10001], &[task("web.1", "127.0.0.1", &[31001])]);
+    web["labels"]["nuncio.host"] = "a.test".into();
+    marathon.put(web);
+    let observed = observe(config(&[marathon.stub().url()]));
+    let before = observed.until("its route", |now| now.routes.contains_key("web")).await;
+    marathon.until_heard().await;
+    marathon.set(|state| state.age = Age::Ancient);
+    marathon.end_streams();
+    let error = error_of(&observed).await;
+    assert!(error.contains("404 Not Found"), "{error}");
+    let after = observed.feed().latest().expect("a snapshot");
+    assert!(Arc::ptr_eq(&before, &after), "nothing is taken away");
+    // Who was read as text at first is read as JSON as soon as that can be had.
+    let observed = observe(MarathonConfig { poll: Duration::from_millis(500), ..config(&[marathon.stub().url()]) });
+    observed.until("the text", |now| now.upstreams.contains_key("web") && now.routes.is_empty()).await;
+    marathon.set(|state| state.age = Age::Modern);
+    observed.within(SOON, "its route", |now| now.routes.contains_key("web")).await;
+}
+
 /// Nothing comes any more, not even an end: the half-open stream that others wait on for minutes.
 #[tokio::test]
 async fn a_silent_stream_is_noticed() {

@@ -68,6 +68,8 @@ pub struct MarathonProvider {
     credentials: Credentials,
     turns: Turns,
     tree: Tree,
+    /// [`MarathonFormat::Json`] once that was read: who is not there for a moment has not become another version.
+    format: MarathonFormat,
     /// What was read last.
     apps: Apps,
     /// What was wrong beside the objects when they were published last. None: nothing was published yet.
@@ -101,6 +103,7 @@ impl MarathonProvider {
         Self {
             tree: Tree::new("", name.clone()),
             turns: Turns::new(config.endpoints.clone()),
+            format: config.format,
             name,
             config,
             credentials,
@@ -113,8 +116,8 @@ impl MarathonProvider {
 
     async fn run(&mut self, publisher: &dyn Publisher) -> Result<(), ProviderError> {
         let server = self.turns.next();
-        let mut reader =
-            Reader { aside: Aside::new(&server, self.config.tls.as_ref(), self.credentials.clone()), format: self.config.format };
+        let aside = Aside::new(&server, self.config.tls.as_ref(), self.credentials.clone());
+        let mut reader = Reader { aside, format: self.format, is_text: false };
         let mut stream = Stream::new(self.config.event_idle);
         // What nobody listened to is not remembered.
         self.ended.clear();
@@ -127,6 +130,7 @@ impl MarathonProvider {
             echo = echo.filter(|echo| *echo > read_at);
             let reading = reader.read(&self.apps).await;
             let reading = reading.map_err(|cause| ProviderError { doing: format!("marathon {server}: read apps"), cause: cause.into() })?;
+            self.format = reader.format;
             self.publish(&reading, publisher);
             self.until_something_happens(&mut stream, read_at, &mut echo).await;
         }
@@ -204,8 +208,10 @@ impl MarathonProvider {
 /// Reads from one instance.
 struct Reader {
     aside: Aside,
-    /// [`MarathonFormat::Text`] once it is known that there is no other.
+    /// [`MarathonFormat::Json`] once that was read.
     format: MarathonFormat,
+    /// Whether text was read last.
+    is_text: bool,
 }
 
 impl Reader {
@@ -216,13 +222,19 @@ impl Reader {
             match answer.status {
                 StatusCode::OK => match apps::read(&answer.body, before) {
                     Err(Unreadable::NoTasks) if is_auto => (),
-                    reading => return reading.map_err(|error| Failure::Unreadable { path: APPS, message: error.to_string() }),
+                    Err(error) => return Err(Failure::Unreadable { path: APPS, message: error.to_string() }),
+                    Ok(reading) => {
+                        (self.format, self.is_text) = (MarathonFormat::Json, false);
+                        return Ok(reading);
+                    }
                 },
                 StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_ACCEPTABLE if is_auto => (),
                 _ => return Err(refused(APPS, &answer)),
             }
-            tracing::info!("marathon: apps with their tasks are not to be had as JSON: tasks are read as text, without labels");
-            self.format = MarathonFormat::Text;
+            if !self.is_text {
+                tracing::info!("marathon: apps with their tasks are not to be had as JSON: tasks are read as text, without labels");
+            }
+            self.is_text = true;
         }
         let answer = self.ask(TASKS, "text/plain").await?;
         let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
