@@ -3,7 +3,7 @@
 mod support;
 
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nuncio::config::Snapshot;
@@ -11,47 +11,14 @@ use nuncio::config::providers::HttpConfig;
 use nuncio::config::snapshot::Removals;
 use nuncio::discovery::{FeedState, FeedStatus, HttpProvider, Provider};
 use nuncio::names::Name;
-use support::stub::{Asked, Say, Stub};
+use support::http_document::Document;
+use support::stub::Say;
 use support::{Observed, is_empty};
 
 const POLL: Duration = Duration::from_millis(100);
 
-/// A server whose answer can be changed, and what it was asked.
-struct Served {
-    stub: Stub,
-    say: Arc<Mutex<Say>>,
-    asked: Arc<Mutex<Vec<Asked>>>,
-}
-
-impl Served {
-    async fn start(say: Say) -> Self {
-        let (say, asked) = (Arc::new(Mutex::new(say)), Arc::new(Mutex::new(Vec::new())));
-        let (answer, noted) = (say.clone(), asked.clone());
-        let handler = move |question: Asked| {
-            let say = answer.lock().expect("nobody panics with it").clone();
-            // As a server that knows what it told.
-            let is_known = |field: &str, told: &str| match (&say, question.field(field)) {
-                (Say::Whole(200, fields, _), Some(value)) => fields.contains(&format!("{told}: {value}\r\n")),
-                _ => false,
-            };
-            let is_known = is_known("if-none-match", "ETag") || is_known("if-modified-since", "Last-Modified");
-            noted.lock().expect("nobody panics with it").push(question);
-            async move { if is_known { Say::Whole(304, String::new(), String::new()) } else { say } }
-        };
-        Self { stub: Stub::start(handler).await, say, asked }
-    }
-
-    fn say(&self, say: Say) {
-        *self.say.lock().expect("nobody panics with it") = say;
-    }
-
-    fn config(&self, path: &str) -> HttpConfig {
-        HttpConfig { poll: POLL, ..HttpConfig::of_url(&format!("{}{path}", self.stub.url())) }
-    }
-
-    fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().expect("nobody panics with it").clone()
-    }
+fn config(served: &Document, path: &str) -> HttpConfig {
+    HttpConfig { poll: POLL, ..HttpConfig::of_url(&format!("{}{path}", served.stub().url())) }
 }
 
 fn whole(text: &str) -> Say {
@@ -83,8 +50,8 @@ const TOML: &str = "[upstreams.a]\nendpoints = ['10.0.0.1:80']\n[upstreams.b]\ne
 async fn toml_and_json_are_read_and_followed() {
     let json = r#"{"upstreams":{"a":{"endpoints":["10.0.0.1:80"]},"b":{}}}"#;
     for (path, text) in [("/edge.toml", TOML), ("/edge.json?v=1", json)] {
-        let served = Served::start(whole(text)).await;
-        let observed = observe(served.config(path));
+        let served = Document::start(whole(text)).await;
+        let observed = observe(config(&served, path));
         let snapshot = observed.until("the document", |now| upstreams(now) == ["a", "b"]).await;
         assert_eq!((snapshot.all_problems().count(), snapshot.removals), (0, Removals::Inferred));
         served.say(whole(&text.replace(".b]", ".c]").replace("\"b\"", "\"c\"")));
@@ -95,8 +62,8 @@ async fn toml_and_json_are_read_and_followed() {
 #[tokio::test]
 async fn what_is_known_is_not_sent_again() {
     for told in ["ETag: \"v1\"\r\n", "Last-Modified: Sat, 21 Nov 2026 16:00:00 GMT\r\n"] {
-        let served = Served::start(Say::Whole(200, told.into(), TOML.into())).await;
-        let observed = observe(served.config("/edge.toml"));
+        let served = Document::start(Say::Whole(200, told.into(), TOML.into())).await;
+        let observed = observe(config(&served, "/edge.toml"));
         let before = observed.until("the document", |now| upstreams(now) == ["a", "b"]).await;
         let asked_again = async {
             while served.asked().len() < 4 {
@@ -107,15 +74,15 @@ async fn what_is_known_is_not_sent_again() {
         let field = if told.starts_with("ETag") { "if-none-match" } else { "if-modified-since" };
         assert!(served.asked().iter().skip(1).all(|asked| asked.field(field).is_some()), "{:?}", served.asked());
         assert!(Arc::ptr_eq(&before, &observed.feed().latest().expect("a snapshot")) && !is_failing(&observed.feed().status()));
-        assert_eq!(served.stub.connections_max(), 1);
+        assert_eq!(served.stub().connections_max(), 1);
     }
 }
 
 #[tokio::test]
 async fn a_bad_object_is_a_problem_at_its_place_and_a_bad_document_changes_nothing() {
-    let served = Served::start(whole(TOML)).await;
-    let url = served.stub.url();
-    let observed = observe(served.config("/edge.toml"));
+    let served = Document::start(whole(TOML)).await;
+    let url = served.stub().url();
+    let observed = observe(config(&served, "/edge.toml"));
     let before = observed.until("the document", |now| upstreams(now) == ["a", "b"]).await;
     served.say(whole(&format!("{TOML}[upstreams.c]\nendpoint = []\n[server]\nworkers = 1\n")));
     let snapshot = observed.until("a bad object", |now| now.all_problems().count() == 2).await;
@@ -150,8 +117,8 @@ async fn what_is_no_document_is_not_empty() {
         (Say::Whole(200, json.into(), String::new()), "not a configuration"),
         (whole("<html>login</html>"), "not a configuration"),
     ] {
-        let served = Served::start(say).await;
-        let observed = observe(served.config("/edge.toml"));
+        let served = Document::start(say).await;
+        let observed = observe(config(&served, "/edge.toml"));
         let error = error_of(&observed).await;
         assert!(error.contains(expected), "{expected}: {error}");
         assert!(observed.feed().latest().is_none(), "{expected}");
@@ -159,16 +126,16 @@ async fn what_is_no_document_is_not_empty() {
         served.say(whole(TOML));
         observed.until_status("it is live", |status| status.state == FeedState::Live).await;
     }
-    let served = Served::start(whole("")).await;
-    let observed = observe(served.config("/edge.toml"));
+    let served = Document::start(whole("")).await;
+    let observed = observe(config(&served, "/edge.toml"));
     assert!(is_empty(&*observed.until("an empty document is empty", is_empty).await));
 }
 
 #[tokio::test]
 async fn credentials_are_sent_and_never_shown() {
-    let served = Served::start(whole(TOML)).await;
-    let basic = HttpConfig { username: Some("me".into()), password: Some("geheim".into()), ..served.config("/a.toml") };
-    let token = HttpConfig { token: Some("geheim".into()), wait: Some(Duration::from_secs(30)), ..served.config("/a.toml") };
+    let served = Document::start(whole(TOML)).await;
+    let basic = HttpConfig { username: Some("me".into()), password: Some("geheim".into()), ..config(&served, "/a.toml") };
+    let token = HttpConfig { token: Some("geheim".into()), wait: Some(Duration::from_secs(30)), ..config(&served, "/a.toml") };
     for (config, expected, prefer) in [(basic, "Basic bWU6Z2VoZWlt", None), (token, "Bearer geheim", Some("wait=30"))] {
         served.say(whole(TOML));
         let provider = HttpProvider::new(Name::literal("http"), config);
@@ -187,24 +154,34 @@ async fn credentials_are_sent_and_never_shown() {
 /// The server holds its answer until something is new.
 #[tokio::test]
 async fn a_long_poll_brings_changes_at_once() {
-    let (change, changed) = tokio::sync::watch::channel(1_usize);
-    let stub = Stub::start(move |asked: Asked| {
-        let mut changed = changed.clone();
-        async move {
-            let known = asked.field("if-none-match").map(ToOwned::to_owned);
-            let version = *changed.wait_for(|version| known.as_deref() != Some(&format!("\"{version}\""))).await.expect("the test lives");
-            let text = format!("[upstreams.v{version}]\n");
-            Say::Whole(200, format!("ETag: \"{version}\"\r\n"), text)
-        }
-    })
-    .await;
+    let version_of = |version: usize| Say::Whole(200, format!("ETag: \"{version}\"\r\n"), format!("[upstreams.v{version}]\n"));
+    let served = Document::start(version_of(1)).await;
     let hour = Duration::from_secs(3600);
-    let config = HttpConfig { poll: hour, wait: Some(Duration::from_secs(60)), ..HttpConfig::of_url(&format!("{}/a.toml", stub.url())) };
-    let observed = observe(config);
+    let observed = observe(HttpConfig { poll: hour, wait: Some(Duration::from_secs(60)), ..config(&served, "/a.toml") });
     for version in 1..=3_usize {
-        change.send_replace(version);
+        served.say(version_of(version));
         observed.within(Duration::from_secs(3), "the version", |now| upstreams(now) == [format!("v{version}")]).await;
     }
+}
+
+/// As after a restart of the server, which knows how to wait all the same.
+#[tokio::test]
+async fn another_tag_of_the_same_document_delays_no_change() {
+    let tagged = |tag: &str, text: &str| Say::Whole(200, format!("ETag: \"{tag}\"\r\n"), text.into());
+    let served = Document::start(tagged("1", TOML)).await;
+    let hour = Duration::from_secs(3600);
+    let observed = observe(HttpConfig { poll: hour, wait: Some(Duration::from_secs(60)), ..config(&served, "/a.toml") });
+    let before = observed.until("the document", |now| upstreams(now) == ["a", "b"]).await;
+    served.say(tagged("2", TOML));
+    let is_known = async {
+        while !served.asked().iter().any(|asked| asked.field("if-none-match") == Some("\"2\"")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3), is_known).await.expect("it is soon asked again");
+    assert!(Arc::ptr_eq(&before, &observed.feed().latest().expect("a snapshot")), "nothing changed");
+    served.say(tagged("3", &format!("{TOML}[upstreams.c]\n")));
+    observed.within(Duration::from_secs(3), "a change", |now| upstreams(now) == ["a", "b", "c"]).await;
 }
 
 /// Debian's nginx serves a file: it tells ETag and Last-Modified, and answers 304.

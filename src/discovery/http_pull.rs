@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::http_client::{Answer, Aside, BODY_TIMEOUT, Credentials, HEAD_TIMEOUT, HttpError, Question};
 use super::{Provider, ProviderError, Publisher};
+use crate::backoff::{Backoff, random};
 use crate::config::decode::{FileConfig, TomlFile, decode_json_document, decode_toml};
 use crate::config::files::reuse;
 use crate::config::providers::HttpConfig;
@@ -27,7 +28,7 @@ use crate::config::snapshot::{Place, Removals};
 use crate::config::{Origin, Problem, Snapshot};
 use crate::names::Name;
 
-/// With `wait`, a server that answers at once is not asked again before this.
+/// With `wait`, a server that answers at once is not asked again before this; if nothing changed, each time after twice as long.
 const WAITED_INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// How much longer than `wait` an answer may take.
@@ -45,6 +46,9 @@ pub struct HttpProvider {
     document: Option<Bytes>,
     /// What the last good one said.
     good: Option<Snapshot>,
+    /// With `wait`, how soon to ask again a server that answers at once although nothing changed. It may not know how to wait, or have had
+    /// another tag for the same document.
+    eager: Backoff,
 }
 
 /// Why there is no document.
@@ -76,7 +80,8 @@ impl HttpProvider {
             (_, _, Some(token)) => Credentials::field("authorization", &format!("Bearer {token}")),
             _ => Credentials::default(),
         };
-        Self { name, config, credentials, validators: HeaderMap::new(), document: None, good: None }
+        let eager = Backoff::new(WAITED_INTERVAL_MIN, config.poll);
+        Self { name, config, credentials, validators: HeaderMap::new(), document: None, good: None, eager }
     }
 
     async fn run(&mut self, publisher: &dyn Publisher) -> Result<(), ProviderError> {
@@ -86,16 +91,19 @@ impl HttpProvider {
             let answer = self.ask(&mut aside).await;
             let taken = answer.and_then(|answer| self.take(answer, publisher));
             let is_changed = taken.map_err(|cause| ProviderError { doing: format!("get {}", self.config.url), cause: cause.into() })?;
-            tokio::time::sleep_until(asked_at + self.interval(is_changed, asked_at.elapsed())).await;
+            tokio::time::sleep_until(asked_at + self.interval(is_changed, asked_at.elapsed(), random())).await;
         }
     }
 
     /// How long after the last question the next one is asked, if that was answered after `waited`.
-    fn interval(&self, is_changed: bool, waited: Duration) -> Duration {
+    fn interval(&mut self, is_changed: bool, waited: Duration, random: u64) -> Duration {
         match self.config.wait {
-            Some(wait) if is_changed || waited >= wait / 2 => waited + WAITED_INTERVAL_MIN,
-            // It answers at once although nothing changed.
-            _ => self.config.poll,
+            Some(wait) if is_changed || waited >= wait / 2 => {
+                self.eager.reset();
+                waited + WAITED_INTERVAL_MIN
+            }
+            Some(_) => waited + self.eager.next_delay(random),
+            None => self.config.poll,
         }
     }
 
@@ -237,9 +245,12 @@ mod tests {
     #[test]
     fn a_server_that_does_not_wait_is_asked_at_intervals() {
         let waiting = HttpConfig { wait: Some(Duration::from_secs(30)), ..HttpConfig::of_url("http://a/b") };
-        let provider = HttpProvider::new(Name::literal("http"), waiting);
-        assert_eq!(provider.interval(false, Duration::from_millis(3)), Duration::from_secs(5));
-        assert_eq!(provider.interval(false, Duration::from_secs(30)), Duration::from_secs(30) + WAITED_INTERVAL_MIN);
-        assert_eq!(provider.interval(true, Duration::from_secs(2)), Duration::from_secs(2) + WAITED_INTERVAL_MIN);
+        let mut provider = HttpProvider::new(Name::literal("http"), waiting);
+        let mut millis = |is_changed, waited| provider.interval(is_changed, Duration::from_millis(waited), u64::MAX).as_millis();
+        let eager: Vec<u128> = (0..8).map(|_| millis(false, 3)).collect();
+        assert_eq!(eager, [103, 203, 403, 803, 1_603, 3_203, 5_003, 5_003]);
+        assert_eq!((millis(false, 30_000), millis(false, 3), millis(true, 2_000), millis(false, 3)), (30_100, 103, 2_100, 103));
+        let mut provider = HttpProvider::new(Name::literal("http"), HttpConfig::of_url("http://a/b"));
+        assert_eq!(provider.interval(true, Duration::from_millis(3), 0), Duration::from_secs(5));
     }
 }

@@ -22,6 +22,7 @@ pub mod etcd;
 pub mod etcd2;
 pub mod gpg;
 pub mod http1;
+pub mod http_document;
 pub mod marathon;
 pub mod relay;
 pub mod stub;
