@@ -4,7 +4,7 @@
 //! |---|---|
 //! | records | they hold for their TTL, but at least [`TTL_MIN`] and at most [`TTL_MAX`]; [`TTL_MAX_LOCAL`] for names inside a cluster |
 //! | no records: `NXDOMAIN`, or an empty answer | the name has no hosts. If it had some, it must be said for [`GRACE`] |
-//! | `SERVFAIL`, refused, none in time | nobody could say: the last good records stay, and it is asked again with back-off |
+//! | `SERVFAIL`, refused, none in time | nobody could say: the last good records stay, and it is asked again with back-off, as often as their TTL says |
 //!
 //! One task looks up all names, [`ACTIVE_MAX`] at a time.
 
@@ -35,7 +35,8 @@ pub const TTL_MAX_LOCAL: Duration = Duration::from_secs(5);
 pub const GRACE: Duration = Duration::from_secs(5);
 /// How soon a name without records is asked for again, while its last ones are on grace.
 const GRACE_INTERVAL: Duration = Duration::from_secs(1);
-/// The shortest and the longest wait after nobody could say, or a name never had records.
+/// The shortest and the longest wait after nobody could say, or a name never had records. Records that there were are asked for as soon as
+/// if they had held, so that the end of an outage is noticed as soon as any change is.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Names that are looked up at a time.
 pub const ACTIVE_MAX: usize = 128;
@@ -203,6 +204,8 @@ struct Followed {
     /// Since when a name that had records is said to have none.
     gone_since: Option<Instant>,
     backoff: Backoff,
+    /// How long the last good records held, at most.
+    ttl: Duration,
     /// When it is asked for. None: it is just being asked for.
     due: Option<Instant>,
 }
@@ -210,7 +213,7 @@ struct Followed {
 impl Followed {
     fn new(due: Instant) -> Self {
         let backoff = Backoff::new(RETRY.0, RETRY.1);
-        Self { parts: Vec::new(), known: Known::default(), gone_since: None, backoff, due: Some(due) }
+        Self { parts: Vec::new(), known: Known::default(), gone_since: None, backoff, ttl: RETRY.1, due: Some(due) }
     }
 
     /// Takes in an answer, and says in which time to ask again.
@@ -233,11 +236,12 @@ impl Followed {
             self.learn(State::Found);
             self.gone_since = None;
             self.backoff.reset();
-            return jittered(ttl.clamp(TTL_MIN, ttl_max), random);
+            self.ttl = ttl.clamp(TTL_MIN, ttl_max);
+            return jittered(self.ttl, random);
         }
         if let Some(why) = failure {
             self.known.state = State::Failed(why);
-            return self.backoff.next_delay(random).clamp(RETRY.0, ttl_max);
+            return self.backoff.next_delay(random).clamp(RETRY.0, ttl_max.min(self.ttl));
         }
         let since = *self.gone_since.get_or_insert(now);
         if !self.known.records.is_empty() && now.duration_since(since) < GRACE {
@@ -411,7 +415,8 @@ mod tests {
     fn a_failure_keeps_the_last_good_records() {
         let mut name = Name::new();
         name.answer(found(&[1, 2], 5), Outcome::Nothing);
-        for expected in [1, 1, 2, 4, 8, 15, 15] {
+        // As soon as records that hold for 5 s, at the latest.
+        for expected in [1, 1, 2, 4, 5, 5] {
             assert_eq!(name.answer(failed(), failed()), (vec![ip(1), ip(2)], SECOND * expected));
             name.now += GRACE * 10;
         }
