@@ -19,13 +19,13 @@ const PREFIX: &str = "nuncio/";
 /// An agent.
 pub enum ConsulRig {
     /// The stub, and what it held at its last backup.
-    Stub(Consul, State),
+    Stub(Consul, Option<State>),
     /// A real one, which keeps all in memory.
     Real(Agent),
 }
 
 impl ConsulRig {
-    fn stub(&mut self) -> (&mut Consul, &mut State) {
+    fn stub(&mut self) -> (&mut Consul, &mut Option<State>) {
         match self {
             ConsulRig::Stub(consul, backup) => (consul, backup),
             ConsulRig::Real(_) => unreachable!("not among its faults"),
@@ -38,9 +38,7 @@ impl Rig for ConsulRig {
         if std::env::var_os("CONSUL_BIN").is_some() {
             return ConsulRig::Real(Agent::start().await);
         }
-        let consul = Consul::start().await;
-        let backup = consul.state();
-        ConsulRig::Stub(consul, backup)
+        ConsulRig::Stub(Consul::start().await, None)
     }
 
     fn address(&self) -> Target {
@@ -82,7 +80,7 @@ impl Rig for ConsulRig {
         match fault {
             Fault::Restart => {
                 consul.stop();
-                *backup = consul.state();
+                *backup = Some(consul.state());
             }
             Fault::Kill => consul.stop(),
             Fault::Freeze => consul.set(|state| state.is_frozen = true),
@@ -92,13 +90,13 @@ impl Rig for ConsulRig {
                 consul.set(|state| {
                     state.index = 1;
                     state.keys.values_mut().for_each(|(_, index)| *index = 1);
+                    state.services.reset_indices();
                 });
                 consul.run().await;
             }
             Fault::Restore => {
                 consul.stop();
-                if !backup.keys.is_empty() {
-                    let backup = backup.clone();
+                if let Some(backup) = backup.clone() {
                     consul.set(|state| *state = backup);
                 }
             }

@@ -17,7 +17,7 @@ async fn the_guard_holds_what_a_lost_store_held() {
     let endpoints = load::endpoints().await;
     let mut pairs: Vec<(String, String)> =
         (0..).zip(&endpoints).map(|(id, one)| (format!("upstreams/app/endpoints/{id}"), one.address.to_string())).collect();
-    pairs.push(("routes/app".into(), r#"{"match":"Host(\"a.test\")","upstream":"app"}"#.into()));
+    pairs.push(("routes/app".into(), r#"{"match":"Host(\"app.test\")","upstream":"app"}"#.into()));
     pairs.push(("listeners/web".into(), r#"{"address":"127.0.0.1:0"}"#.into()));
     let pairs: Vec<_> = pairs.into_iter().map(|(key, value)| (format!("/nuncio/{key}"), value)).collect();
     etcd.writer().await.put_at_once(&pairs).await;

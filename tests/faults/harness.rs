@@ -20,6 +20,9 @@ pub const RIGHT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a provider is tried, in seconds, unless `FAULT_SECONDS` says otherwise.
 const SECONDS_DEFAULT: u64 = 15;
 
+/// Beside `app`, which the load is for, there are upstreams `u0` and so on.
+pub const UPSTREAMS: usize = 4;
+
 /// What is said in place of an answer.
 const WRONG: &[&[u8]] = &[
     b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 5\r\n\r\noops\n",
@@ -104,9 +107,9 @@ impl<R: Rig> Run<R> {
         let endpoints = load::endpoints().await;
         let base = [
             Change::Endpoint { upstream: "app".into(), id: "always".into(), address: endpoints[0].address },
-            Change::Route { name: "app".into(), host: "a.test".into(), upstream: "app".into() },
+            Change::Route { name: "app".into(), host: "app.test".into(), upstream: "app".into() },
         ];
-        for change in &base {
+        for change in base.iter().filter(|change| R::HAS_ROUTES || matches!(change, Change::Endpoint { .. })) {
             rig.write(change).await;
         }
         let provider = rig.provider(relay.address());
@@ -140,12 +143,13 @@ impl<R: Rig> Run<R> {
     }
 
     async fn fault_of_network(&mut self) {
+        let wrong: Vec<usize> = (0..WRONG.len()).filter(|index| !R::could_say(WRONG[*index])).collect();
         let faults = [
             RelayFault::Cut,
             RelayFault::Stall,
             RelayFault::Slow(1 << (6 + self.chance.below(6))),
             RelayFault::Truncate(1 + self.chance.below(2_000)),
-            RelayFault::Wrong(self.chance.below(WRONG.len())),
+            RelayFault::Wrong(*self.chance.pick(&wrong)),
         ];
         let fault = *self.chance.pick(&faults);
         self.say(&format!("{fault:?}"));
@@ -208,17 +212,18 @@ impl<R: Rig> Run<R> {
     /// Never of what the load needs.
     fn change(&mut self) -> Change {
         let name = |letter: char, number: usize| format!("{letter}{number}");
-        match self.chance.below(8) {
+        let first = if R::HAS_ROUTES { 0 } else { 3 };
+        match first + self.chance.below(8 - first) {
             0 | 1 => {
-                let (name, upstream) = (name('r', self.chance.below(8)), name('u', self.chance.below(4)));
+                let (name, upstream) = (name('r', self.chance.below(8)), name('u', self.chance.below(UPSTREAMS)));
                 Change::Route { name, host: format!("h{}.test", self.chance.below(100)), upstream }
             }
             2 => Change::NoRoute { name: name('r', self.chance.below(8)) },
             3 => {
                 let address = SocketAddr::from(([127, 0, 0, 1], 1_000 + u16::try_from(self.chance.below(1_000)).unwrap()));
-                Change::Endpoint { upstream: name('u', self.chance.below(4)), id: name('e', self.chance.below(5)), address }
+                Change::Endpoint { upstream: name('u', self.chance.below(UPSTREAMS)), id: name('e', self.chance.below(5)), address }
             }
-            4 => Change::NoEndpoint { upstream: name('u', self.chance.below(4)), id: name('e', self.chance.below(5)) },
+            4 => Change::NoEndpoint { upstream: name('u', self.chance.below(UPSTREAMS)), id: name('e', self.chance.below(5)) },
             5 | 6 => {
                 // The last one is dead, and is tried in vain before another one is.
                 let index = 1 + self.chance.below(load::LIVING);

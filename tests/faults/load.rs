@@ -15,7 +15,7 @@ pub const LIVING: usize = 6;
 /// So many failures are told.
 const TOLD_MAX: usize = 10;
 
-const GET: &str = "GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n";
+const GET: &str = "GET /x HTTP/1.1\r\nHost: app.test\r\n\r\n";
 
 /// Endpoints that never fail.
 pub async fn endpoints() -> Vec<Endpoint> {
@@ -40,7 +40,7 @@ struct Shared {
 }
 
 impl Load {
-    /// Requests for `a.test` at `address`.
+    /// Requests for `app.test` at `address`.
     pub fn to(address: SocketAddr) -> Self {
         let mut load = Self { clients: JoinSet::new(), shared: Arc::default() };
         for is_kept in [true, true, false] {

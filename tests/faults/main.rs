@@ -23,17 +23,24 @@
 // What a seed did is printed, for who looks why it failed.
 #![allow(clippy::print_stdout)]
 
+#[path = "../support/dns.rs"]
+#[allow(dead_code)] // Other tests use the rest.
+mod name_server;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod catalog;
 mod consul;
+mod dns;
 mod docker;
 mod etcd;
 mod etcd2;
 mod file;
 mod guard;
 mod harness;
+mod http_pull;
 mod load;
+mod marathon;
 mod rig;
 mod swarm;
 mod zookeeper;
@@ -55,4 +62,8 @@ withstands_faults! {
     file_withstands_faults: file::FileRig,
     swarm_withstands_faults: swarm::SwarmRig,
     zookeeper_withstands_faults: zookeeper::ZookeeperRig,
+    marathon_withstands_faults: marathon::MarathonRig,
+    catalog_withstands_faults: catalog::CatalogRig,
+    http_pull_withstands_faults: http_pull::HttpPullRig,
+    dns_withstands_faults: dns::DnsRig,
 }

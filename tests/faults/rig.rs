@@ -13,6 +13,9 @@ pub trait Rig: Sized {
     /// Whether it is reached over a network, and the relay.
     const HAS_NETWORK: bool = true;
 
+    /// Whether it holds routes. One that does not has one for each upstream, for the host `UPSTREAM.test`.
+    const HAS_ROUTES: bool = true;
+
     /// Starts a server without any content.
     async fn start() -> Self;
 
@@ -24,6 +27,11 @@ pub trait Rig: Sized {
 
     /// The provider that reads it at `address`.
     fn provider(&self, address: SocketAddr) -> impl Provider + 'static;
+
+    /// Whether the store itself could say this, in place of what it holds. Then there is nothing wrong with it that anybody could notice.
+    fn could_say(_answer: &[u8]) -> bool {
+        false
+    }
 
     /// What lies between the provider and the store meanwhile. A store that is set up anew is empty at first, which nobody shall see.
     fn between(fault: Fault) -> Between {
@@ -68,12 +76,24 @@ pub enum Fault {
     Away,
     /// A new directory takes the place of the old one.
     Replaced,
+    /// Another leader takes over, which knows no results of health checks for a while.
+    Election,
+    /// It answers that it cannot say.
+    Unable,
+    /// Its answers are cut off.
+    CutShort,
+    /// Its answers are no answers to what was asked.
+    Garbled,
 }
 
 impl Fault {
     /// Whether the store can be written while it lasts.
     pub fn can_write(self) -> bool {
-        matches!(self, Fault::ForgetHistory | Fault::ClockAhead | Fault::ClockBack | Fault::Replaced)
+        match self {
+            Fault::ForgetHistory | Fault::ClockAhead | Fault::ClockBack | Fault::Replaced => true,
+            Fault::Election | Fault::Unable | Fault::CutShort | Fault::Garbled => true,
+            Fault::Restart | Fault::Kill | Fault::Freeze | Fault::Restore | Fault::Rebuild | Fault::HalfWritten | Fault::Away => false,
+        }
     }
 }
 

@@ -36,6 +36,27 @@ pub enum Reply {
     Silence,
 }
 
+/// What befalls answers to all questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Trouble {
+    #[default]
+    None,
+    /// The server cannot say, whatever it is asked.
+    ServFail,
+    /// It does not want to.
+    Refused,
+    /// No answer at all.
+    Silence,
+    /// By UDP they are cut off, and by TCP they end halfway.
+    CutShort,
+    /// They have the number of another question.
+    WrongNumber,
+    /// They are those to another question, with the number of this one.
+    WrongName,
+    /// They are no messages.
+    Garbage,
+}
+
 /// The server. Ends when it is dropped.
 pub struct NameServer {
     pub address: SocketAddr,
@@ -46,6 +67,7 @@ pub struct NameServer {
 #[derive(Default)]
 struct State {
     script: Mutex<HashMap<(String, u16), Reply>>,
+    trouble: Mutex<Trouble>,
     delay: Mutex<Duration>,
     udp: AtomicUsize,
     tcp: AtomicUsize,
@@ -53,17 +75,35 @@ struct State {
 
 impl NameServer {
     pub async fn start() -> Self {
-        // A port that is free for both.
+        let mut server = Self { address: ([127, 0, 0, 1], 0).into(), state: Arc::default(), tasks: Vec::new() };
+        server.run().await;
+        server
+    }
+
+    /// Listens, again if it was stopped: at the same address.
+    pub async fn run(&mut self) {
+        // A port that is free for both. That of before is once the tasks of before have ended.
         let (udp, tcp) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            if let Ok(udp) = UdpSocket::bind(self.address).await
+                && let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await
+            {
                 break (Arc::new(udp), tcp);
             }
+            tokio::task::yield_now().await;
         };
-        let address = udp.local_addr().unwrap();
-        let state: Arc<State> = Arc::default();
-        let tasks = vec![tokio::spawn(serve_udp(udp, state.clone())), tokio::spawn(serve_tcp(tcp, state.clone()))];
-        Self { address, state, tasks }
+        self.address = udp.local_addr().unwrap();
+        let state = &self.state;
+        self.tasks = vec![tokio::spawn(serve_udp(udp, state.clone())), tokio::spawn(serve_tcp(tcp, state.clone()))];
+    }
+
+    /// Closes all connections, and does not listen any more. What it says of names is kept.
+    pub fn stop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+
+    /// Lets this befall all answers.
+    pub fn trouble(&self, trouble: Trouble) {
+        *self.state.trouble.lock().unwrap() = trouble;
     }
 
     /// Says `reply` of `name` (without a dot at its end) from now on.
@@ -115,7 +155,7 @@ impl NameServer {
 
 impl Drop for NameServer {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.stop();
     }
 }
 
@@ -135,7 +175,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, state: Arc<State>) {
         let (query, socket, state) = (buffer[..length].to_vec(), socket.clone(), state.clone());
         answers.spawn(async move {
             let Some(mut answer) = state.answer(&query).await else { return };
-            if answer.len() > UDP_BYTES_MAX {
+            if answer.len() > UDP_BYTES_MAX || *state.trouble.lock().unwrap() == Trouble::CutShort {
                 answer = message(&query, 0x0200, &[], 0);
             }
             let _ = socket.send_to(&answer, peer).await;
@@ -158,7 +198,9 @@ async fn serve_tcp(listener: TcpListener, state: Arc<State>) {
                 state.tcp.fetch_add(1, Ordering::SeqCst);
                 let Some(answer) = state.answer(&query).await else { continue };
                 let framed = [&(answer.len() as u16).to_be_bytes(), &answer[..]].concat();
-                if stream.write_all(&framed).await.is_err() {
+                let is_cut = *state.trouble.lock().unwrap() == Trouble::CutShort;
+                let end = if is_cut { framed.len() / 2 } else { framed.len() };
+                if stream.write_all(&framed[..end]).await.is_err() || is_cut {
                     return;
                 }
             }
@@ -172,6 +214,24 @@ impl State {
         tokio::time::sleep(delay).await;
         let (name, kind, _) = question(query);
         let reply = self.script.lock().unwrap().get(&(name, kind)).cloned().unwrap_or(Reply::NxDomain);
+        let reply = match *self.trouble.lock().unwrap() {
+            Trouble::ServFail => Reply::ServFail,
+            Trouble::Refused => Reply::Refused,
+            Trouble::Silence => Reply::Silence,
+            Trouble::Garbage => return Some(vec![0xff; 7]),
+            Trouble::WrongNumber => {
+                let mut query = query.to_vec();
+                query[0] ^= 0x55;
+                return Some(message(&query, 0, &[], 0));
+            }
+            Trouble::WrongName => {
+                let mut query = query.to_vec();
+                // The first letter of the name.
+                query[13] = if query[13] == b'x' { b'y' } else { b'x' };
+                return Some(message(&query, 3, &[], 0));
+            }
+            Trouble::None | Trouble::CutShort => reply,
+        };
         Some(match reply {
             Reply::Records(data, ttl) => message(query, 0, &data, ttl),
             Reply::Empty => message(query, 0, &[], 0),
