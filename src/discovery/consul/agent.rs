@@ -114,13 +114,14 @@ impl Agent {
     pub(super) async fn query(&self, query: Query<'_>) -> Result<Answer, Failure> {
         let idle = self.idle();
         let is_used = idle.is_some();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => self.connect().await?,
+        // At the other end of a new connection may be another life of the agent.
+        let (mut connection, query) = match idle {
+            Some(connection) => (connection, query),
+            None => (self.connect().await?, Query { index: 0, ..query }),
         };
         let consistency = if self.stale_max.is_some() { "&stale" } else { "" };
         let answer = match self.ask(&mut connection, query, consistency).await {
-            // Closed while nobody used it. What comes may be another life of the agent.
+            // Closed while nobody used it.
             Err(error) if is_used && !error.is_timeout() => {
                 connection = self.connect().await?;
                 self.ask(&mut connection, Query { index: 0, ..query }, consistency).await?
@@ -291,6 +292,9 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -298,6 +302,34 @@ mod tests {
         for (asked, answered, expected) in [(0, 7, 7), (7, 7, 7), (7, 9, 9), (9, 7, 0), (0, 0, 1), (1, 0, 0)] {
             assert_eq!(next_index(asked, answered), expected, "{asked} {answered}");
         }
+    }
+
+    /// Connections are shared: a query may find none idle, and meet another life of the agent on a new one.
+    #[tokio::test]
+    async fn a_new_connection_is_asked_from_the_start() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let agent = Agent::new(format!("http://{}", listener.local_addr().unwrap()), &ConsulConfig::default());
+        let serve = async {
+            let mut lines = BufReader::new(listener.accept().await.unwrap().0).lines();
+            let mut asked = Vec::new();
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.is_empty() {
+                    let answer = b"HTTP/1.1 200 OK\r\nX-Consul-Index: 50\r\nContent-Length: 2\r\n\r\n[]";
+                    lines.get_mut().write_all(answer).await.unwrap();
+                }
+                asked.extend(line.starts_with("GET").then_some(line));
+            }
+            asked
+        };
+        // Its connections end with the agent.
+        let ask = async move {
+            for _ in 0..2 {
+                agent.query(Query { index: 50, ..Query::now("/v1/health/service/web") }).await.unwrap();
+            }
+        };
+        let both = async { tokio::join!(serve, ask).0 };
+        let asked = tokio::time::timeout(HEAD_TIMEOUT, both).await.expect("in time");
+        assert!(!asked[0].contains("index=") && asked[1].contains("index=50"), "{asked:?}");
     }
 
     #[test]
