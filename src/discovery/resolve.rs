@@ -38,6 +38,8 @@ const GRACE_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest and the longest wait after nobody could say, or a name never had records. Records that there were are asked for as soon as
 /// if they had held, so that the end of an outage is noticed as soon as any change is.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The shortest wait after nobody could say: where an answer was waited for, that counts.
+const RETRY_AFTER_SILENCE: Duration = Duration::from_millis(100);
 /// Names that are looked up at a time.
 pub const ACTIVE_MAX: usize = 128;
 
@@ -208,12 +210,14 @@ struct Followed {
     ttl: Duration,
     /// When it is asked for. None: it is just being asked for.
     due: Option<Instant>,
+    /// When it was asked for last.
+    asked_at: Instant,
 }
 
 impl Followed {
     fn new(due: Instant) -> Self {
         let backoff = Backoff::new(RETRY.0, RETRY.1);
-        Self { parts: Vec::new(), known: Known::default(), gone_since: None, backoff, ttl: RETRY.1, due: Some(due) }
+        Self { parts: Vec::new(), known: Known::default(), gone_since: None, backoff, ttl: RETRY.1, due: Some(due), asked_at: due }
     }
 
     /// Takes in an answer, and says in which time to ask again.
@@ -319,7 +323,8 @@ impl Names {
             return None;
         }
         let (_, question) = self.due.pop_first()?;
-        self.followed.get_mut(&question)?.due = None;
+        let followed = self.followed.get_mut(&question)?;
+        (followed.due, followed.asked_at) = (None, now);
         Some(question)
     }
 
@@ -344,7 +349,11 @@ impl Names {
         // Nobody wants to know any more.
         let Some(followed) = self.followed.get_mut(&question) else { return };
         let before = followed.known.clone();
-        let next = now + followed.apply(answer, question.ttl_max(), now, random());
+        let delay = followed.apply(answer, question.ttl_max(), now, random());
+        let next = match followed.known.state {
+            State::Failed(_) => (followed.asked_at + delay).max(now + RETRY_AFTER_SILENCE),
+            State::Pending | State::Found | State::Nothing => now + delay,
+        };
         // It may have been forgotten and wanted again while it was asked for.
         if let Some(due) = followed.due.replace(next) {
             self.due.remove(&(due, question.clone()));
@@ -465,6 +474,22 @@ mod tests {
         let delays: Vec<u64> = (0..8).map(|_| name.answer(Outcome::Nothing, Outcome::Nothing).1.as_secs()).collect();
         assert_eq!(delays, [1, 1, 2, 4, 8, 15, 15, 15]);
         assert_eq!(name.followed.known.state, State::Nothing);
+    }
+
+    #[test]
+    fn what_was_waited_for_in_vain_is_asked_for_at_once() {
+        let check = |took: u64, expected: u64| {
+            let (shared, mut names, now) = (Shared::default(), Names::default(), Instant::now());
+            let question = Question::Host("a".into());
+            names.want(&HashSet::from([question.clone()]), &shared, now);
+            names.take_due(now);
+            names.answered(question, &vec![failed()], &shared, now + Duration::from_millis(took));
+            assert_eq!(names.next_due(), Some(now + Duration::from_millis(expected)), "{took}");
+        };
+        check(3, 1_000);
+        check(700, 1_000);
+        check(950, 1_050);
+        check(5_000, 5_100);
     }
 
     #[test]
