@@ -88,8 +88,9 @@ impl Rig for ConsulRig {
             Fault::ForgetHistory => {
                 consul.stop();
                 consul.set(|state| {
-                    state.index = 1;
-                    state.keys.values_mut().for_each(|(_, index)| *index = 1);
+                    // As `reset_indices` has it, so that the next change has another one.
+                    state.index = 2;
+                    state.keys.values_mut().for_each(|(_, index)| *index = 2);
                     state.services.reset_indices();
                 });
                 consul.run().await;
