@@ -36,7 +36,7 @@ pub const GRACE: Duration = Duration::from_secs(5);
 /// How soon a name without records is asked for again, while its last ones are on grace.
 const GRACE_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest and the longest wait after nobody could say, or a name never had records. Records that there were are asked for as soon as
-/// if they had held, so that the end of an outage is noticed as soon as any change is.
+/// if they had held, and a name that nothing is known of after the shortest wait: so the end of an outage is noticed as soon as any change is.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// The shortest wait after nobody could say: where an answer was waited for, that counts.
 const RETRY_AFTER_SILENCE: Duration = Duration::from_millis(100);
@@ -206,7 +206,7 @@ struct Followed {
     /// Since when a name that had records is said to have none.
     gone_since: Option<Instant>,
     backoff: Backoff,
-    /// How long the last good records held, at most.
+    /// How long the last good records held, at most. The shortest wait, until there were some.
     ttl: Duration,
     /// When it is asked for. None: it is just being asked for.
     due: Option<Instant>,
@@ -217,7 +217,7 @@ struct Followed {
 impl Followed {
     fn new(due: Instant) -> Self {
         let backoff = Backoff::new(RETRY.0, RETRY.1);
-        Self { parts: Vec::new(), known: Known::default(), gone_since: None, backoff, ttl: RETRY.1, due: Some(due), asked_at: due }
+        Self { parts: Vec::new(), known: Known::default(), gone_since: None, backoff, ttl: RETRY.0, due: Some(due), asked_at: due }
     }
 
     /// Takes in an answer, and says in which time to ask again.
@@ -424,6 +424,10 @@ mod tests {
     fn a_failure_keeps_the_last_good_records() {
         let mut name = Name::new();
         name.answer(found(&[1, 2], 5), Outcome::Nothing);
+        let mut unknown = Name::new();
+        for _ in 0..5 {
+            assert_eq!(unknown.answer(failed(), failed()), (vec![], SECOND), "it has no hosts until it is answered for");
+        }
         // As soon as records that hold for 5 s, at the latest.
         for expected in [1, 1, 2, 4, 5, 5] {
             assert_eq!(name.answer(failed(), failed()), (vec![ip(1), ip(2)], SECOND * expected));
