@@ -19,8 +19,9 @@ use hickory_resolver::{Hosts, TokioResolver, system_conf};
 
 use super::resolve::{Answer, Outcome, Question, Record};
 
-/// How long a server may take for one answer, whatever `resolv.conf` allows. An answer that comes later is of little use to a proxy.
-const TIMEOUT_MAX: Duration = Duration::from_secs(2);
+/// How long a server may take for one answer, whatever `resolv.conf` allows. An answer that comes later is of little use to a proxy. It is
+/// also how long a datagram that was lost may hold up a change: after failures the resolver does not send it again before this.
+const TIMEOUT_MAX: Duration = Duration::from_secs(1);
 /// How often a question is put to the servers, whatever `resolv.conf` allows.
 const ATTEMPTS_MAX: usize = 2;
 /// How long one type of record of one name may take, with all attempts and servers. What is known of the other type does not wait longer.
