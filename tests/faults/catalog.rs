@@ -1,5 +1,5 @@
-//! The catalog of Consul: the agents of [`consul`](super::consul), where a route is what tags of an instance say that is not well, so that it
-//! is no endpoint, and an endpoint is an instance.
+//! The catalog of Consul: the agents of [`consul`](super::consul), where an endpoint is an instance. A route is a key, or what tags of an
+//! instance say that is not well, so that it is no endpoint.
 
 use std::net::SocketAddr;
 
@@ -15,8 +15,13 @@ use crate::support::relay::Target;
 /// An agent.
 pub struct CatalogRig(ConsulRig);
 
-/// The name of the service that bears a route.
+/// The name of a service that bears a route starts so.
 const BEARER: &str = "route-";
+
+/// Whether a route is a key. That of the load is.
+fn is_key(route: &str) -> bool {
+    route.ends_with(['p', '0', '2', '4', '6'])
+}
 
 impl CatalogRig {
     async fn register(&self, mut definition: Value, is_well: bool) {
@@ -100,11 +105,12 @@ impl Rig for CatalogRig {
 
     fn provider(&self, address: SocketAddr) -> impl Provider + 'static {
         let (endpoints, catalog) = (vec![format!("http://{address}")], Some(CatalogConfig::default()));
-        ConsulProvider::new(Name::literal("consul"), ConsulConfig { endpoints, kv: false, catalog, ..ConsulConfig::default() })
+        ConsulProvider::new(Name::literal("consul"), ConsulConfig { endpoints, catalog, ..ConsulConfig::default() })
     }
 
     async fn write(&mut self, change: &Change) {
         match change {
+            Change::Route { name, .. } | Change::NoRoute { name } if is_key(name) => self.0.write(change).await,
             Change::Route { name, host, upstream } => {
                 let bearer = format!("{BEARER}{name}");
                 let start = format!("nuncio.routes.{name}");
@@ -135,6 +141,6 @@ impl Rig for CatalogRig {
         for name in self.names().await {
             instances.extend(self.instances(&name).await);
         }
-        Contents::of_keys(instances.iter().map(of_instance))
+        Contents::of_keys(instances.iter().map(of_instance).chain(self.0.pairs().await))
     }
 }

@@ -25,6 +25,15 @@ pub enum ConsulRig {
 }
 
 impl ConsulRig {
+    /// Its keys below the prefix, and their values.
+    pub async fn pairs(&self) -> Vec<(String, String)> {
+        let pairs: Vec<(String, String)> = match self {
+            ConsulRig::Stub(consul, _) => consul.state().keys.into_iter().map(|(key, (value, _))| (key, value)).collect(),
+            ConsulRig::Real(agent) => decode(&agent.get(&format!("/v1/kv/{PREFIX}?recurse")).await),
+        };
+        pairs.into_iter().map(|(key, value)| (key[PREFIX.len()..].to_owned(), value)).collect()
+    }
+
     fn stub(&mut self) -> (&mut Consul, &mut Option<State>) {
         match self {
             ConsulRig::Stub(consul, backup) => (consul, backup),
@@ -118,11 +127,7 @@ impl Rig for ConsulRig {
     }
 
     async fn read(&mut self) -> Contents {
-        let pairs = match self {
-            ConsulRig::Stub(consul, _) => consul.state().keys.into_iter().map(|(key, (value, _))| (key, value)).collect(),
-            ConsulRig::Real(agent) => decode(&agent.get(&format!("/v1/kv/{PREFIX}?recurse")).await),
-        };
-        Contents::of_keys(pairs.into_iter().map(|(key, value): (String, String)| (key[PREFIX.len()..].to_owned(), value)))
+        Contents::of_keys(self.pairs().await)
     }
 }
 
