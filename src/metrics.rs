@@ -156,6 +156,29 @@ impl RouteMetrics {
     }
 }
 
+/// The handles of one TCP route.
+#[derive(Debug)]
+pub struct TcpRouteMetrics {
+    /// Its connections: each counts as a request, answered 200 if it ended as both sides wanted, 502 if not.
+    pub connections: RouteMetrics,
+    /// Bytes to endpoints.
+    pub sent: Counter,
+    /// Bytes from endpoints.
+    pub received: Counter,
+}
+
+impl TcpRouteMetrics {
+    /// The handles of `route`, which sends to `upstream`.
+    #[must_use]
+    pub fn new(meter: &Meter, route: &Name, upstream: &Name) -> Self {
+        let bytes = |direction| {
+            let labels = [("route", route.as_str()), ("upstream", upstream.as_str()), ("direction", direction)];
+            meter.counter(TCP_BYTES, &labels)
+        };
+        Self { connections: RouteMetrics::new(meter, route, Some(upstream)), sent: bytes("to_endpoint"), received: bytes("to_client") }
+    }
+}
+
 /// The handles of one upstream.
 #[derive(Debug)]
 pub struct UpstreamMetrics {

@@ -672,6 +672,54 @@ async fn everything_from_etcd() {
     assert_eq!(get(address, "/").await.unwrap().1, "two");
 }
 
+#[tokio::test]
+async fn a_port_is_forwarded_to_addresses() {
+    let (one, two) = (Endpoint::start("one").await, Endpoint::start("two").await);
+    let (first, second) = (one.address.to_string(), two.address.to_string());
+    let mut proxy = Running::start(&["forward", "127.0.0.1:0", &first, &second, "--admin", "127.0.0.1:0"]);
+    proxy.until_says("ready").await;
+    let address = proxy.bound("forward").await.unwrap();
+    for name in ["one", "two"] {
+        until_answers(address, name).await;
+    }
+    assert_eq!(finish(&["forward", "80000", "127.0.0.1:1"]).await.0, 2);
+    assert_eq!(finish(&["forward", "8080"]).await.0, 2);
+}
+
+/// The instance moves to another address, by way of none: who comes meanwhile waits, and nobody sees an error.
+#[tokio::test]
+async fn an_ambassador_follows_its_service() {
+    let etcd = Etcd::start().await;
+    let (one, two) = (Endpoint::start("one").await, Endpoint::start("two").await);
+    let provider = format!("etcd://{}", etcd.address());
+    let mut proxy = Running::start(&["ambassador", "apache-A", "127.0.0.1:0", "--provider", &provider, "--admin", "127.0.0.1:0"]);
+    proxy.until_says("ready").await;
+    let address = proxy.bound("ambassador").await.unwrap();
+    // It is there before its service.
+    let first = tokio::spawn(get(address, "/"));
+    etcdctl(&etcd, &["put", "/services/apache-A/host-1:apache:80", &one.address.to_string()], "").await;
+    etcdctl(&etcd, &["put", "/services/apache-B/host-1:apache:80", &two.address.to_string()], "").await;
+    assert_eq!(first.await.unwrap().unwrap().1, "one");
+    until_answers(address, "one").await;
+
+    let (stop, is_stopped) = watch::channel(false);
+    let consumer = tokio::spawn(async move {
+        let mut answers = Vec::new();
+        while !*is_stopped.borrow() {
+            answers.push(get(address, "/").await.unwrap().1);
+        }
+        answers
+    });
+    etcdctl(&etcd, &["del", "/services/apache-A/host-1:apache:80"], "").await;
+    until("it is known that there is none", async || !proxy.ask("upstreams").await.contains(&one.address.to_string())).await;
+    etcdctl(&etcd, &["put", "/services/apache-A/host-2:apache:80", &two.address.to_string()], "").await;
+    until_answers(address, "two").await;
+    stop.send(true).unwrap();
+    let answers = consumer.await.unwrap();
+    assert!(answers.iter().all(|answer| answer == "one" || answer == "two"), "{answers:?}");
+    assert!(answers.contains(&"one".into()) && answers.contains(&"two".into()));
+}
+
 /// Time-outs, leases and what is kept count by a clock that does not jump. A day is longer than any of them.
 #[tokio::test]
 async fn jumps_of_its_wall_clock_change_nothing() {

@@ -18,7 +18,7 @@ use nuncio::routing::compile::Context;
 use nuncio::routing::route::Target;
 use nuncio::routing::sticky::StickyKey;
 use nuncio::routing::{RoutingTable, compile};
-use nuncio::rule::RequestView;
+use nuncio::rule::{ConnectionRule, ConnectionView, RequestView};
 use proptest::prelude::*;
 
 static CONTEXT: LazyLock<Context> = LazyLock::new(|| Context {
@@ -87,7 +87,7 @@ fn unbuildable() -> Middleware {
 /// The name of the route that takes a request, and where that sends it.
 fn asked(table: &RoutingTable, host: &str, path: &str) -> Option<(String, String)> {
     let (headers, client_ip) = (HeaderMap::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let request = RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip };
+    let request = RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip, alpn: &[] };
     let route = table.route(&request, &Name::literal("web"))?;
     let target = match &route.target {
         Target::Upstream(upstream) => {
@@ -408,22 +408,38 @@ fn settings_that_cannot_be_used_do_not_hold_back_endpoints() {
 }
 
 #[test]
-fn one_tcp_route_has_a_listener() {
+fn the_most_specific_tcp_route_takes_a_connection() {
     let mut config = Snapshot::empty(Instant::now());
     upstream(&mut config, "db", Upstream::of([address(1)]));
     good(&mut config.listeners, "db", Listener::tcp(address(9)));
-    let route = TcpRoute { listener: name("db"), upstream: name("db"), idle_timeout: std::time::Duration::from_secs(1) };
-    good(&mut config.tcp_routes, "a", route.clone());
-    good(&mut config.tcp_routes, "b", route.clone());
-    good(&mut config.tcp_routes, "c", TcpRoute { listener: name("dbb"), ..route });
+    let route = TcpRoute::to(name("db"), name("db"));
+    let with_rule = |rule: &str| TcpRoute { rule: Some(ConnectionRule::parse(rule).expect(rule)), ..route.clone() };
+    good(&mut config.tcp_routes, "fallback", route.clone());
+    good(&mut config.tcp_routes, "one", with_rule("Sni(`a.test`)"));
+    good(&mut config.tcp_routes, "all", with_rule("Sni(`*.test`)"));
+    good(&mut config.tcp_routes, "inside", with_rule("Sni(`*.test`) && ClientIp(`10.0.0.0/8`)"));
+    good(&mut config.tcp_routes, "other", TcpRoute { listener: name("dbb"), ..route.clone() });
     let table = first(&config);
-    assert_eq!(table.tcp_routes["db"].name.as_str(), "a");
-    let taken = problem(&table, Kind::TcpRoute, "b");
-    assert_eq!(taken.message, "listener `db` already belongs to TCP route `a`");
-    let missing = problem(&table, Kind::TcpRoute, "c");
+    let takes = |table: &RoutingTable, sni: &str, client: [u8; 4]| {
+        let connection = ConnectionView { sni, alpn: &[], client_ip: client.into() };
+        table.tcp_routes["db"].find(&connection).expect("the fallback").name.to_string()
+    };
+    assert_eq!(takes(&table, "a.test", [10, 0, 0, 1]), "one");
+    assert_eq!(takes(&table, "b.test", [10, 0, 0, 1]), "inside");
+    assert_eq!(takes(&table, "b.test", [11, 0, 0, 1]), "all");
+    assert_eq!(takes(&table, "", [10, 0, 0, 1]), "fallback");
+    let missing = problem(&table, Kind::TcpRoute, "other");
     assert_eq!((missing.message.as_str(), missing.help.as_deref()), ("there is no listener `dbb`", Some("did you mean `db`?")));
+
     upstream(&mut config, "other", Upstream::of([address(2)]));
-    assert!(Arc::ptr_eq(&table.tcp_routes["db"], &next(&config, &table).tcp_routes["db"]));
+    let after = next(&config, &table);
+    assert!(Arc::ptr_eq(&table.tcp_routes["db"], &after.tcp_routes["db"]), "nothing of it has changed");
+    good(&mut config.tcp_routes, "same", with_rule("Sni(`A.test`)"));
+    let after = next(&config, &after);
+    let taken = problem(&after, Kind::TcpRoute, "same");
+    assert_eq!(taken.message, "it takes the same connections as TCP route `one`, which comes first by name");
+    good(&mut config.tcp_routes, "same", TcpRoute { priority: 1, ..with_rule("Sni(`A.test`)") });
+    assert_eq!(takes(&next(&config, &after), "a.test", [10, 0, 0, 1]), "same");
 }
 
 #[test]

@@ -166,8 +166,7 @@ impl World {
         config.upstreams.insert(Name::literal("ws"), Upstream::of(self.sockets));
         config.upstreams.insert(Name::literal("db"), Upstream::of([self.pipes[0], self.pipes[1]]));
         for name in ["db", "pipe"].map(Name::literal) {
-            let route = TcpRoute { listener: name.clone(), upstream: name.clone(), idle_timeout: Duration::from_secs(600) };
-            config.tcp_routes.insert(name, route);
+            config.tcp_routes.insert(name.clone(), TcpRoute::to(name.clone(), name));
         }
         self.add_routes(&mut config, dice);
         config

@@ -44,8 +44,10 @@ HOST = "bench.test"
 SMALL = "/bench/small"
 LARGE = "/bench/64k"
 INSPECT = "/bench/inspect"
+STREAM = "/bench/stream"
 SMALL_BYTES = 128
 LARGE_BYTES = 64 * 1024
+STREAM_MIB = 256
 OTHER_ROUTES = 20  # beside the measured one, so that routing is really on
 CONNECTIONS = 64
 H2_CONNECTIONS = 32
@@ -66,7 +68,7 @@ class Scenario:
         self.fresh, self.alpn, self.note = fresh, alpn, note
         self.tls = listener == "secure"
         self.memory = name.startswith("idle-memory")
-        self.body = LARGE_BYTES if path == LARGE else SMALL_BYTES
+        self.body = {LARGE: LARGE_BYTES, STREAM: STREAM_MIB << 20}.get(path, SMALL_BYTES)
 
 
 SCENARIOS = [
@@ -80,7 +82,9 @@ SCENARIOS = [
              "secure", fresh=True, alpn="http/1.1"),
     Scenario("body64k", f"HTTP/1.1 keep-alive, 64 KiB responses, {CONNECTIONS} connections", "web", path=LARGE),
     Scenario("tcp", f"TCP mode, HTTP/1.1 keep-alive inside, {CONNECTIONS} connections", "tcp"),
+    Scenario("tcp-stream", f"TCP mode, downloads of {STREAM_MIB} MiB, 4 at once, per MiB", "tcp", path=STREAM),
     Scenario("idle-memory", "memory per idle keep-alive connection that made one request", "web"),
+    Scenario("idle-memory-tcp", "the same in TCP mode, both of its connections counted", "tcp"),
     Scenario("idle-memory-tls", "the same under TLS 1.3", "secure", alpn="http/1.1"),
 ]
 
@@ -276,6 +280,7 @@ http {{
 {listen}
         location = {SMALL} {{ return 200 "{"n" * SMALL_BYTES}"; }}
         location = {LARGE} {{ root {work}/www; }}
+        location = {STREAM} {{ root {work}/www; }}
         location = {INSPECT} {{
             return 200 "forwarded=$http_x_forwarded_for host=$host protocol=$server_protocol upstream=$server_port/$connection\\n";
         }}
@@ -376,10 +381,12 @@ backend none
     http-request deny deny_status 404
 frontend tcp
     mode tcp
+    option splice-auto
     bind 127.0.0.1:{ports['tcp']} backlog 4096
     default_backend tcp
 backend tcp
     mode tcp
+    option splice-auto
 {servers}
 """
 
@@ -671,6 +678,32 @@ def run_wrk(bench, proxy, scenario, seconds):
     return requests, duration / 1e6, p99 / 1e3, {kind: count for kind, count in kinds.items() if count}
 
 
+def run_stream(bench, proxy, scenario, seconds):
+    """Downloads until time is up. What is counted is MiB."""
+    url, at_once = proxy.url(scenario), 4
+    command = ["curl", "-s", "-Z", "--parallel-immediate", "--parallel-max", str(at_once), "--max-time", str(seconds)]
+    for _ in range(at_once):
+        command += ["-o", "/dev/null", f"{url}?[1-1000]"]
+    command += ["-w", "%{size_download} %{http_code} %{time_total}\\n"]
+    started = time.monotonic()
+    path = f"{bench.work}/load.log"
+    with open(path, "w") as log:
+        child = spawn(command, bench.options.load_core, log, bench.work)
+        try:
+            child.wait(seconds + 30)
+        except subprocess.TimeoutExpired:
+            raise Refused("curl did not end") from None
+        finally:
+            end(child)
+    took, downloaded, errors = time.monotonic() - started, 0, {}
+    for line in read(path).splitlines():
+        size, status, _ = line.split()
+        downloaded += int(size)
+        if status not in ("200", "000"):
+            errors["status"] = errors.get("status", 0) + 1
+    return downloaded >> 20, took, 0.0, errors
+
+
 def run_h2load(bench, proxy, scenario, seconds):
     log = f"{bench.work}/h2load.log"
     if os.path.exists(log):
@@ -773,7 +806,7 @@ def fresh_tls_clients(port, seconds):
 
 
 def measure_load(bench, proxy, scenario, seconds):
-    generator = {"tls-h2": run_h2load, "fresh-tls": run_fresh_tls}.get(scenario.name, run_wrk)
+    generator = {"tls-h2": run_h2load, "fresh-tls": run_fresh_tls, "tcp-stream": run_stream}.get(scenario.name, run_wrk)
     core, logged = bench.options.proxy_core, os.path.getsize(proxy.log)
     before = Cpu(proxy.child.pid, core)
     requests, duration, p99, errors = generator(bench, proxy, scenario, seconds)
@@ -890,6 +923,8 @@ class Bench:
         os.makedirs(f"{self.work}/www/bench")
         with open(f"{self.work}/www{LARGE}", "w") as file:
             file.write("n" * LARGE_BYTES)
+        with open(f"{self.work}/www{STREAM}", "wb") as file:
+            file.truncate(STREAM_MIB << 20)
         made = subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
              "-keyout", f"{self.work}/key.pem", "-out", f"{self.work}/certificate.pem", "-subj", f"/CN={HOST}",

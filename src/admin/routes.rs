@@ -69,8 +69,17 @@ pub struct TcpRouteView {
     pub name: Name,
     /// The listener whose connections it takes.
     pub listener: Name,
+    /// Which of them. None: those that no other route takes.
+    #[serde(default, rename = "match", skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Its priority.
+    #[serde(default)]
+    pub priority: i32,
     /// Where they go.
     pub upstream: Name,
+    /// Whether TLS is left to the endpoint although the listener terminates it.
+    #[serde(default)]
+    pub passthrough: bool,
     /// Why they are closed at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<String>,
@@ -113,17 +122,15 @@ impl RouteView {
 
 impl TcpRouteView {
     fn of(route: &Configured<'_, TcpRoute>, table: &RoutingTable) -> Self {
-        let served = table.tcp_routes.get(&route.value.listener);
-        let closed = match served {
-            Some(served) if served.name == *route.name => closed(&served.target),
-            Some(other) => Some(format!("listener `{}` belongs to TCP route `{}`", route.value.listener, other.name)),
-            None => None,
-        };
+        let served = table.tcp_routes.get(&route.value.listener).and_then(|routes| routes.named(route.name));
         Self {
             name: route.name.clone(),
             listener: route.value.listener.clone(),
+            rule: route.value.rule.as_ref().map(ToString::to_string),
+            priority: route.value.priority,
             upstream: route.value.upstream.clone(),
-            closed,
+            passthrough: route.value.passthrough,
+            closed: served.and_then(|served| closed(&served.target)),
             origin: route.origin.clone(),
             since_generation: route.since.generation,
             since_seconds: age(route.since.seen_at, Instant::now()),

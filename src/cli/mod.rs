@@ -3,6 +3,8 @@
 //! | file | concept |
 //! |---|---|
 //! | `run` | `nuncio run`: a server until a signal ends it |
+//! | `forward` | `nuncio forward`, `nuncio ambassador`: one local port, and where it leads |
+//! | `serve`, `provider` | what these have in common |
 //! | `settings` | what the file says of the process, and the flags that override it |
 //! | `check` | `nuncio check`: what is wrong with a file |
 //! | `demo`, `demo_endpoint` | `nuncio demo`: endpoints, a proxy in front of them, and what to try |
@@ -24,6 +26,7 @@ mod client;
 mod consul_env;
 mod demo;
 mod demo_endpoint;
+mod forward;
 mod health;
 mod import;
 mod limits;
@@ -32,11 +35,13 @@ mod logging;
 mod open;
 mod output;
 mod problems;
+mod provider;
 mod providers;
 mod release;
 mod routes;
 mod run;
 mod seal;
+mod serve;
 mod settings;
 mod signals;
 mod upstreams;
@@ -56,12 +61,16 @@ Start:
   nuncio run --listen :8080 --to 127.0.0.1:3000             one listener, one endpoint, no file
   nuncio run nuncio.toml                                    a file, live when edited
   nuncio run --provider etcd://10.0.0.5:2379/nuncio         everything from etcd
+  nuncio ambassador apache-A 80                             a local port, to wherever apache-A lives now
+  nuncio forward 10000 172.17.42.1:4001                     a local port, to one address
 
 Exit codes: 0 all is well, 1 something is wrong, 2 the command line cannot be understood, 3 an import is incomplete.";
 
 #[derive(Subcommand)]
 enum Command {
     Run(Box<run::Args>),
+    Forward(forward::ForwardArgs),
+    Ambassador(forward::AmbassadorArgs),
     Check(check::Args),
     Demo(demo::Args),
     Routes(routes::Args),
@@ -97,6 +106,8 @@ impl<E: std::fmt::Display> From<E> for Failure {
 pub(crate) fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run::run(*args),
+        Command::Forward(args) => forward::forward(&args),
+        Command::Ambassador(args) => forward::ambassador(&args),
         Command::Check(args) => check::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Routes(args) => routes::run(&args),

@@ -45,10 +45,10 @@ fn route(route: &RouteView) -> Vec<(String, Tone)> {
 fn tcp_route(route: &TcpRouteView) -> Vec<(String, Tone)> {
     vec![
         plain(&route.name),
-        plain("TCP"),
-        plain(""),
+        plain(route.rule.as_ref().map_or("TCP".into(), |rule| format!("TCP {rule}"))),
+        plain(route.priority),
         plain(&route.listener),
-        plain(""),
+        plain(if route.passthrough { "passthrough" } else { "" }),
         plain(&route.upstream),
         state(route.closed.as_deref(), "closed"),
         faint(&route.origin),

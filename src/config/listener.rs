@@ -79,6 +79,13 @@ impl Listener {
                 return Err("`encoded_slashes` is about HTTP paths, and does not apply to `protocol = \"tcp\"`".into());
             }
         }
+        let alpn = self.tls.as_ref().map_or(&[][..], |tls| &tls.alpn);
+        if self.protocol == ListenerProtocol::Http && !alpn.is_empty() {
+            return Err("`tls.alpn` is for `protocol = \"tcp\"`: HTTP listeners speak h2 and http/1.1".into());
+        }
+        if alpn.iter().any(|protocol| protocol.is_empty() || protocol.len() > 255) {
+            return Err("a protocol of `tls.alpn` has 1 to 255 bytes".into());
+        }
         if self.timeouts.client_header.is_zero() || self.timeouts.client_idle.is_zero() {
             return Err("`timeouts` must be more than zero".into());
         }
@@ -119,6 +126,10 @@ pub struct ListenerTls {
     pub certificates: Vec<Name>,
     /// The oldest version accepted: `"1.2"` (default) or `"1.3"`.
     pub min_version: TlsVersion,
+    /// The application protocols that a TCP listener speaks by way of its endpoints, such as `["h2"]`. Default: none is negotiated. HTTP
+    /// listeners know their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<String>,
 }
 
 /// A version of TLS.

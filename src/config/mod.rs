@@ -41,6 +41,7 @@ mod secrets;
 pub mod server;
 pub mod snapshot;
 mod source;
+pub mod tcp_route;
 mod token;
 pub mod upstream;
 
@@ -52,9 +53,10 @@ pub use name_server::NameServer;
 pub use problem::Problem;
 pub use protection::Protection;
 pub use providers::ProviderConfig;
-pub use route::{MiddlewareRef, Route, TcpRoute};
+pub use route::{MiddlewareRef, Route};
 pub use server::ServerConfig;
 pub use snapshot::{Entry, Origin, Snapshot};
+pub use tcp_route::TcpRoute;
 pub use upstream::{Endpoint, Upstream};
 
 /// A whole routing configuration, as a program writes it. Providers publish [`Snapshot`]s, which one converts into.

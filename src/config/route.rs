@@ -105,50 +105,6 @@ impl<'de> Deserialize<'de> for MiddlewareRef {
     }
 }
 
-/// "Connections to this listener go there."
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, remote = "Self")]
-pub struct TcpRoute {
-    /// The TCP listener whose connections it takes.
-    pub listener: Name,
-    /// Where they go.
-    pub upstream: Name,
-    /// Closes a connection on which no byte moved either way for this long. Default 10 min.
-    #[serde(default = "idle_timeout_default", with = "duration")]
-    pub idle_timeout: Duration,
-}
-
-impl TcpRoute {
-    /// Whether the fields go together.
-    ///
-    /// # Errors
-    /// A sentence that names the first that does not.
-    pub fn check(&self) -> Result<(), String> {
-        if self.idle_timeout.is_zero() {
-            return Err("`idle_timeout` must be more than zero".into());
-        }
-        Ok(())
-    }
-}
-
-impl<'de> Deserialize<'de> for TcpRoute {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let route = Self::deserialize(deserializer)?;
-        route.check().map_err(serde::de::Error::custom)?;
-        Ok(route)
-    }
-}
-
-impl Serialize for TcpRoute {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, serializer)
-    }
-}
-
-fn idle_timeout_default() -> Duration {
-    Duration::from_secs(600)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

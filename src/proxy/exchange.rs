@@ -149,6 +149,7 @@ fn find_route(
             method: &head.method,
             headers: &head.headers,
             client_ip: exchange.client_ip,
+            alpn: &[],
         };
         match table.route(&view, &listener.name) {
             Some(route) => Ok((route.clone(), seen)),

@@ -13,8 +13,8 @@
 //! | `body` | bodies, streamed through |
 //! | `pool`, `connect`, `stream` | connections to endpoints |
 //! | [`h1`] | HTTP/1.1 towards endpoints |
-//! | `tunnel` | bytes both ways: after an upgrade, and for TCP |
-//! | `tcp` | one client connection of a TCP listener |
+//! | `tunnel`, `relay` | bytes both ways: after an upgrade, and for TCP; between two sockets at the least cost |
+//! | `tcp`, `client_hello` | one client connection of a TCP listener, and what it says before anything is encrypted |
 //! | `alarm`, `deadline` | time limits |
 //! | `error` | whose fault it was |
 //! | [`warnings`] | what the log says of requests that fail, however many do |
@@ -24,6 +24,7 @@
 mod alarm;
 mod body;
 mod client;
+pub mod client_hello;
 mod connect;
 mod deadline;
 mod error;
@@ -37,6 +38,7 @@ mod http;
 pub mod listener;
 mod outgoing;
 mod pool;
+mod relay;
 mod stream;
 mod tcp;
 mod tunnel;

@@ -1,96 +1,195 @@
-//! One client connection of a TCP listener: an endpoint is chosen, connected to, and bytes are copied both ways.
+//! One client connection of a TCP listener: the ClientHello if routes ask for it, a route, TLS, an endpoint, and then bytes both ways.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::alarm::TICK;
+use super::client_hello::{self, ClientHello, HELLO_BYTES_MAX, Reading};
 use super::connect::connect;
 use super::listener::ListenerHandle;
-use super::stream::UpstreamStream;
-use super::tunnel;
+use super::relay::{Relay, Side};
+use super::stream::{Prefixed, UpstreamStream};
+use super::tunnel::{self, Limits};
 use super::warnings::Warning;
 use super::worker::Worker;
-use crate::config::listener::ListenerTimeouts;
 use crate::routing::endpoint::Lease;
+use crate::routing::listener::Listener;
 use crate::routing::route::{Target, TcpRoute};
 use crate::routing::upstream::{PickRequest, Upstream};
+use crate::rule::{ConnectionView, normalize_host};
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, stream: TcpStream, peer: SocketAddr) {
-    let (listener, route) = worker.with_table(|table| {
-        let listener = handle.settings(table);
-        let route = table.tcp_routes.get(&listener.name).cloned();
-        (listener, route)
-    });
-    let Some(route) = route else {
-        return tracing::debug!(listener = %listener.name, %peer, "closed: no TCP route has this listener");
-    };
+pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut stream: TcpStream, peer: SocketAddr) {
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let Some(tls) = &listener.tls else { return forward(&worker, &route, stream, peer).await };
-    let limit: ListenerTimeouts = listener.settings.timeouts;
-    match tokio::time::timeout(limit.client_header, TlsAcceptor::from(tls.clone()).accept(stream)).await {
-        Ok(Ok(stream)) => forward(&worker, &route, stream, peer).await,
+    let (listener, reads_hello) = worker.with_table(|table| {
+        let listener = handle.settings(table);
+        let reads_hello = table.tcp_routes.get(&listener.name).is_some_and(|routes| routes.reads_hello());
+        (listener, reads_hello)
+    });
+    let mut ahead = BytesMut::new();
+    let limit = listener.settings.timeouts.client_header;
+    let hello = match reads_hello {
+        true => match read_hello(&mut stream, &mut ahead, limit).await {
+            Ok(hello) => hello,
+            Err(reason) => return warn_of_client(&worker, &listener, "client_hello", format!("closed a connection of {peer}: {reason}")),
+        },
+        false => ClientHello::default(),
+    };
+    let find = || {
+        worker.with_table(|table| {
+            let listener = handle.settings(table);
+            let sni = hello.sni().and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| normalize_host(name).ok());
+            let connection = ConnectionView { sni: sni.as_deref().unwrap_or_default(), alpn: &hello.alpn(), client_ip: peer.ip() };
+            let route = table.tcp_routes.get(&listener.name).and_then(|routes| routes.find(&connection)).cloned();
+            (listener, route)
+        })
+    };
+    let (listener, Some(route)) = find() else {
+        return tracing::debug!(listener = %listener.name, %peer, "closed: no TCP route takes it");
+    };
+    let mut connection = Connection::begin(&worker, route, peer);
+    let ahead = ahead.freeze();
+    let Some(tls) = listener.tls.as_ref().filter(|_| !connection.route.passthrough) else {
+        let Some(far) = connection.connect(|| find().1).await else { return };
+        drop(hello);
+        return connection.forward(stream, far, ahead).await;
+    };
+    match tokio::time::timeout(limit, TlsAcceptor::from(tls.clone()).accept(Prefixed::new(ahead, stream))).await {
+        Ok(Ok(stream)) => {
+            let Some(far) = connection.connect(|| find().1).await else { return };
+            connection.forward(stream, far, Bytes::new()).await;
+        }
         Ok(Err(error)) => tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}"),
         Err(_) => tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
     }
 }
 
-async fn forward<S: AsyncRead + AsyncWrite + Unpin>(worker: &Rc<Worker>, route: &Arc<TcpRoute>, near: S, peer: SocketAddr) {
-    let counted = Counted::begin(route);
-    let upstream = match &route.target {
-        Target::Upstream(upstream) => upstream,
-        Target::Closed(reason) => {
-            let text = format!("closed a connection of {peer}: {reason}");
-            return worker.warn(Warning { route: Some(route.name.clone()), upstream: None, status: None, cause: "route_closed", text });
+/// Reads ahead until it is clear what the client says. One that says nothing waits for the endpoint to speak first: it is let through.
+async fn read_hello(stream: &mut TcpStream, ahead: &mut BytesMut, limit: Duration) -> Result<ClientHello, String> {
+    let read = async {
+        loop {
+            match client_hello::read(ahead) {
+                Reading::Hello(hello) => return Ok(hello),
+                Reading::Other => return Ok(ClientHello::default()),
+                Reading::Broken(reason) => return Err(format!("its TLS handshake cannot be read: {reason}")),
+                Reading::Partial => {}
+            }
+            ahead.reserve(1024);
+            let room = HELLO_BYTES_MAX.saturating_sub(ahead.len());
+            match (&mut *stream).take(room as u64).read_buf(ahead).await {
+                Ok(0) if ahead.is_empty() => return Ok(ClientHello::default()),
+                Ok(0) => return Err("it ended inside its ClientHello".into()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
         }
-        Target::Answered => return,
     };
-    let Some((lease, far)) = connect_to_any(worker, upstream, peer).await else { return };
-    let alarm = worker.alarms.alarm();
-    let end = tunnel::run(&worker.tunnels, &lease, &alarm, route.idle_timeout, near, far).await;
-    counted.end(end.is_ok());
-    match end {
-        Ok((sent, received)) => tracing::debug!(route = %route.name, %peer, sent, received, "ended"),
-        Err(error) => tracing::debug!(route = %route.name, %peer, "ended: {error}"),
+    match tokio::time::timeout(limit, read).await {
+        Ok(read) => read,
+        Err(_) if ahead.is_empty() => Ok(ClientHello::default()),
+        Err(_) => Err(format!("its ClientHello was not whole after {limit:?}")),
     }
 }
 
-/// A connection in the metrics of its route: a clean end counts as 200, a broken one as 502.
-struct Counted<'a> {
-    route: &'a TcpRoute,
+fn warn_of_client(worker: &Worker, listener: &Listener, cause: &'static str, text: String) {
+    let text = format!("listener {}: {text}", listener.name);
+    worker.warn(Warning { route: None, upstream: None, status: None, cause, text });
+}
+
+/// A connection that has its route. In its metrics a clean end counts as 200, a broken one as 502.
+struct Connection<'a> {
+    worker: &'a Rc<Worker>,
+    route: Arc<TcpRoute>,
+    peer: SocketAddr,
     started: Instant,
     status: StatusCode,
 }
 
-impl<'a> Counted<'a> {
-    fn begin(route: &'a TcpRoute) -> Self {
-        route.metrics.begin();
-        Self { route, started: Instant::now(), status: StatusCode::BAD_GATEWAY }
+impl<'a> Connection<'a> {
+    fn begin(worker: &'a Rc<Worker>, route: Arc<TcpRoute>, peer: SocketAddr) -> Self {
+        route.metrics.connections.begin();
+        Self { worker, route, peer, started: Instant::now(), status: StatusCode::BAD_GATEWAY }
     }
 
-    fn end(mut self, is_clean: bool) {
-        if is_clean {
-            self.status = StatusCode::OK;
+    /// Connects to an endpoint. While there is none it waits, if its route says so, and looks at the newest table again and again.
+    async fn connect(&mut self, find: impl Fn() -> Option<Arc<TcpRoute>>) -> Option<(Lease, UpstreamStream)> {
+        loop {
+            let failed = match &self.route.target {
+                Target::Upstream(upstream) => match connect_to_any(self.worker, upstream, self.peer).await {
+                    Ok(connected) => return Some(connected),
+                    Err(tried) => (Some(upstream.clone()), format!("none of {tried} endpoints tried could be reached")),
+                },
+                Target::Closed(reason) => (None, reason.to_string()),
+                Target::Answered => return None,
+            };
+            let is_over = self.route.wait.is_none_or(|wait| self.started.elapsed() >= wait);
+            if is_over || self.worker.is_draining() {
+                self.give_up(failed);
+                return None;
+            }
+            tokio::time::sleep(TICK).await;
+            if let Some(newer) = find().filter(|newer| !Arc::ptr_eq(newer, &self.route)) {
+                self.route.metrics.connections.end(None, Duration::ZERO);
+                newer.metrics.connections.begin();
+                self.route = newer;
+            }
+        }
+    }
+
+    fn give_up(&self, (upstream, reason): (Option<Arc<Upstream>>, String)) {
+        let text = format!("closed a connection of {}: {reason}", self.peer);
+        let warning = match upstream {
+            Some(upstream) => {
+                upstream.metrics.error("no_endpoint");
+                Warning { route: None, upstream: Some(upstream.name.clone()), status: None, cause: "no_endpoint", text }
+            }
+            None => Warning { route: Some(self.route.name.clone()), upstream: None, status: None, cause: "route_closed", text },
+        };
+        self.worker.warn(warning);
+    }
+
+    /// Moves bytes both ways until the connection ends. Those that were read `ahead` go first.
+    async fn forward(mut self, near: impl Side, (lease, far): (Lease, UpstreamStream), ahead: Bytes) {
+        let TcpRoute { idle_timeout: idle, max_lifetime, metrics, .. } = &*self.route;
+        let counters = [metrics.sent.clone(), metrics.received.clone()];
+        let mut relay = Relay::new(near, far, &ahead, counters, self.worker.loans.clone());
+        drop(ahead);
+        let alarm = self.worker.alarms.alarm();
+        let lifetime = max_lifetime.map(|limit| {
+            let alarm = self.worker.alarms.alarm();
+            alarm.set(limit);
+            alarm
+        });
+        let end = tunnel::run(&self.worker.tunnels, &lease, Limits { alarm: &alarm, idle: *idle, lifetime }, &mut relay).await;
+        let (route, peer, (sent, received)) = (&self.route.name, self.peer, relay.moved());
+        match end {
+            Ok(()) => {
+                tracing::debug!(%route, %peer, sent, received, "ended");
+                self.status = StatusCode::OK;
+            }
+            Err(error) => tracing::debug!(%route, %peer, sent, received, "ended: {error}"),
         }
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        self.route.metrics.end(Some(self.status), self.started.elapsed());
+        self.route.metrics.connections.end(Some(self.status), self.started.elapsed());
     }
 }
 
-async fn connect_to_any(worker: &Worker, upstream: &Arc<Upstream>, peer: SocketAddr) -> Option<(Lease, UpstreamStream)> {
-    let warn = |cause, text| worker.warn(Warning { route: None, upstream: Some(upstream.name.clone()), status: None, cause, text });
+/// Connects to an endpoint, or to another one if it cannot be reached. Err: how many were tried.
+async fn connect_to_any(worker: &Worker, upstream: &Arc<Upstream>, peer: SocketAddr) -> Result<(Lease, UpstreamStream), usize> {
     let mut tried = Vec::new();
     while tried.len() <= usize::from(upstream.settings.retries) {
         let request = PickRequest { tried: &tried, ..PickRequest::new(peer.ip(), worker.random()) };
@@ -98,16 +197,15 @@ async fn connect_to_any(worker: &Worker, upstream: &Arc<Upstream>, peer: SocketA
         match connect(picked.lease.endpoint(), &upstream.transport, upstream.settings.timeouts.connect).await {
             Ok(stream) => {
                 upstream.metrics.connections.increment(1);
-                return Some((picked.lease, stream));
+                return Ok((picked.lease, stream));
             }
             Err(error) => {
                 upstream.metrics.retry(error.cause());
-                warn(error.cause(), format!("endpoint {}: {error}", picked.lease.address()));
+                let text = format!("endpoint {}: {error}", picked.lease.address());
+                worker.warn(Warning { route: None, upstream: Some(upstream.name.clone()), status: None, cause: error.cause(), text });
                 tried.push(picked.lease.endpoint().id);
             }
         }
     }
-    upstream.metrics.error("no_endpoint");
-    warn("no_endpoint", format!("closed a connection of {peer}: none of {} endpoints tried could be reached", tried.len()));
-    None
+    Err(tried.len())
 }

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use metrics::Counter;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -16,14 +17,12 @@ use tokio::sync::Notify;
 use super::alarm::Alarm;
 use super::client::Client;
 use super::exchange::Held;
-use super::stream::{Direction, Prefixed, SharedStream, Watched};
+use super::relay::{Relay, Side};
+use super::stream::{Prefixed, SharedStream};
 use crate::routing::endpoint::Lease;
 
 /// How long an upgraded connection may be silent both ways.
 const UPGRADED_IDLE: Duration = Duration::from_secs(3600);
-
-/// Buffer of one direction of a tunnel, in bytes.
-const BUFFER_BYTES: usize = 16 << 10;
 
 /// The tunnels of one worker, by endpoint: to cut when its drain time is over.
 #[derive(Default)]
@@ -74,50 +73,54 @@ pub(crate) async fn upgraded<S: AsyncRead + AsyncWrite + Unpin>(client: &Rc<Clie
     let Upgrade { endpoint, read_ahead: endpoint_ahead, mut held } = upgrade;
     client.alarm.clear();
     let (near, far) = (Prefixed::new(read_ahead, stream), Prefixed::new(endpoint_ahead, endpoint));
-    let received = match held.lease() {
-        Some(lease) => run(&client.worker.tunnels, lease, &client.alarm, UPGRADED_IDLE, near, far).await,
-        None => Ok((0, 0)),
-    };
-    held.count(received.map_or(0, |(_, received)| usize::try_from(received).unwrap_or(usize::MAX)));
+    let mut relay = Relay::new(near, far, &[], [Counter::noop(), Counter::noop()], client.worker.loans.clone());
+    if let Some(lease) = held.lease() {
+        let limits = Limits { alarm: &client.alarm, idle: UPGRADED_IDLE, lifetime: None };
+        if let Err(error) = run(&client.worker.tunnels, lease, limits, &mut relay).await {
+            tracing::debug!(peer = %client.peer, "upgraded connection ended: {error}");
+        }
+    }
+    let (_, received) = relay.moved();
+    held.count(usize::try_from(received).unwrap_or(usize::MAX));
     held.complete(None);
 }
 
-/// Copies both ways until both sides have ended, one fails, nothing moves for `idle`, or the tunnel is cut.
+/// How long a tunnel may be.
+pub(crate) struct Limits<'a> {
+    /// Fires when nothing has moved either way for `idle`.
+    pub(crate) alarm: &'a Alarm,
+    pub(crate) idle: Duration,
+    /// Fires when it is as old as it may be.
+    pub(crate) lifetime: Option<Alarm>,
+}
+
+/// Runs `relay` until both sides have ended, one fails, a limit is over, or the tunnel is cut.
 ///
-/// When one side ends, the other one is told, and may go on sending (half-close). Gives the bytes sent to the endpoint, and received.
-pub(crate) async fn run<A, B>(
+/// When one side ends, the other one is told, and may go on sending (half-close).
+pub(crate) async fn run<N: Side, F: Side>(
     tunnels: &Rc<Tunnels>,
     lease: &Lease,
-    alarm: &Alarm,
-    idle: Duration,
-    near: A,
-    far: B,
-) -> io::Result<(u64, u64)>
-where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
-{
+    limits: Limits<'_>,
+    relay: &mut Relay<N, F>,
+) -> io::Result<()> {
+    let Limits { alarm, idle, lifetime } = limits;
     let tunnel = tunnels.open(lease.endpoint().id);
-    alarm.set(idle);
-    let (mut near, mut far) = (
-        Watched::new(near, |direction| {
-            if direction != Direction::Blocked {
-                alarm.set(idle)
-            }
-        }),
-        far,
-    );
-    let mut copy = pin!(tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, BUFFER_BYTES, BUFFER_BYTES));
     let mut cut = pin!(tunnel.cut.notified());
+    alarm.set(idle);
     poll_fn(|cx| {
-        if let Poll::Ready(end) = copy.as_mut().poll(cx) {
-            return Poll::Ready(end);
+        let polled = relay.poll(cx, || alarm.set(idle));
+        if polled.is_ready() {
+            return polled;
         }
+        let over = |kind, why| Poll::Ready(Err(io::Error::new(kind, why)));
         if cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::Error::other("the endpoint is gone, and its drain time is over")));
+            return over(io::ErrorKind::Other, "the endpoint is gone, and its drain time is over");
         }
         if alarm.poll(cx) {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing moved for too long")));
+            return over(io::ErrorKind::TimedOut, "nothing moved for too long");
+        }
+        if lifetime.as_ref().is_some_and(|lifetime| lifetime.poll(cx)) {
+            return over(io::ErrorKind::TimedOut, "it is as old as it may be");
         }
         Poll::Pending
     })

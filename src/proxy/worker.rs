@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::alarm::{Alarms, TICK};
 use super::listener::{ListenerHandle, ListenerShared};
 use super::pool::Pool;
+use super::relay::Loans;
 use super::tunnel::Tunnels;
 use super::warnings::{Warning, Warnings};
 use crate::access::AccessLog;
@@ -66,6 +67,7 @@ pub(crate) struct Worker {
     pub(crate) alarms: Rc<Alarms>,
     pub(crate) pool: Rc<Pool>,
     pub(crate) tunnels: Rc<Tunnels>,
+    pub(crate) loans: Rc<Loans>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) unrouted: Counter,
     warnings: Arc<Warnings>,
@@ -82,6 +84,7 @@ impl Worker {
             alarms: Alarms::new(Instant::now()),
             pool: Rc::default(),
             tunnels: Rc::default(),
+            loans: Rc::default(),
             access_log: context.access_log,
             unrouted: context.unrouted,
             warnings: context.warnings,

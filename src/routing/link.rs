@@ -11,11 +11,12 @@ use super::index::{self, Index};
 use super::listener::Listener;
 use super::route::{Route, Target, TcpRoute};
 use super::table::{InlineStep, Object, Objects, OwnSteps, RoutingTable, Settled};
+use super::tcp_routes::TcpRoutes;
 use super::upstream::Upstream;
 use crate::config::listener::{ListenerProtocol, ListenerTls, TlsVersion};
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::{self, Entry, MiddlewareRef, Origin, Problem};
-use crate::metrics::RouteMetrics;
+use crate::metrics::{RouteMetrics, TcpRouteMetrics};
 use crate::middleware::{Middleware, Step};
 use crate::names::Name;
 use crate::suggest;
@@ -139,42 +140,53 @@ impl Linking<'_> {
         let is_same = previous.generation > 0 && (Arc::ptr_eq(now, before) || matches_alike(now, before));
         let (index, conflicts) =
             if is_same { (previous.index.clone(), previous.conflicts.clone()) } else { build_index(&self.settled.routes) };
-        self.problems.extend(conflicts.iter().map(|conflict| conflict_problem(conflict, self.settled)));
+        self.problems.extend(conflicts.iter().map(|conflict| conflict_problem(Kind::Route, conflict, &self.settled.routes)));
         (index, conflicts)
     }
 
-    fn tcp_routes(&mut self) -> BTreeMap<Name, Arc<TcpRoute>> {
-        let mut routes: BTreeMap<Name, Arc<TcpRoute>> = BTreeMap::new();
-        for (name, object) in &*self.settled.tcp_routes {
+    fn tcp_routes(&mut self) -> BTreeMap<Name, Arc<TcpRoutes>> {
+        let settled = self.settled;
+        let mut of_listeners: BTreeMap<&Name, Vec<_>> = BTreeMap::new();
+        for (name, object) in &*settled.tcp_routes {
             let Ok(config) = &object.entry.value else { continue };
-            let about = |problem: Problem| problem.about(ObjectId::new(Kind::TcpRoute, name)).at(object.entry.origin.clone());
-            if let Some(taken) = routes.get(&config.listener) {
-                let problem = Problem::error(format!("listener `{}` already belongs to TCP route `{}`", config.listener, taken.name));
-                self.problems.push(about(problem).effect(format!("TCP route `{name}` gets no traffic")));
-                continue;
-            }
-            let listener = std::slice::from_ref(&config.listener);
-            self.check_listener_names(listener, ListenerProtocol::Tcp, Kind::TcpRoute, name, &object.entry);
-            let target = self.target(Some(&config.upstream), &[]);
-            if let Target::Closed(reason) = &target {
-                let problem = about(Problem::error(&**reason));
-                let problem = problem.effect(format!("connections to listener `{}` are closed", config.listener)).dangling();
-                let help = self.meant(&config.upstream, self.upstreams.keys());
-                self.problems.push(Problem { help, ..problem });
-            }
-            let before = self.previous.tcp_routes.get(&config.listener).filter(|before| before.name == *name);
-            routes.insert(config.listener.clone(), self.tcp_route(name, config, target, before));
+            let before = self.previous.tcp_routes.get(&config.listener).and_then(|routes| routes.named(name));
+            let route = self.tcp_route(name, config, &object.entry, before);
+            of_listeners.entry(&config.listener).or_default().push((config, route));
         }
-        routes
+        let of_listeners = of_listeners.into_iter().map(|(listener, routes)| {
+            let routes = TcpRoutes::new(listener.clone(), routes, self.previous.tcp_routes.get(listener));
+            self.problems.extend(routes.conflicts().iter().map(|conflict| conflict_problem(Kind::TcpRoute, conflict, &settled.tcp_routes)));
+            (listener.clone(), routes)
+        });
+        of_listeners.collect()
     }
 
-    fn tcp_route(&self, name: &Name, config: &config::TcpRoute, target: Target, before: Option<&Arc<TcpRoute>>) -> Arc<TcpRoute> {
-        if let Some(same) = before.filter(|before| before.target.is_same(&target) && before.idle_timeout == config.idle_timeout) {
+    fn tcp_route(
+        &mut self,
+        name: &Name,
+        config: &config::TcpRoute,
+        entry: &Entry<config::TcpRoute>,
+        before: Option<&Arc<TcpRoute>>,
+    ) -> Arc<TcpRoute> {
+        self.check_listener_names(std::slice::from_ref(&config.listener), ListenerProtocol::Tcp, Kind::TcpRoute, name, entry);
+        let target = self.target(Some(&config.upstream), &[]);
+        if let Target::Closed(reason) = &target {
+            let problem = Problem::error(&**reason).about(ObjectId::new(Kind::TcpRoute, name)).at(entry.origin.clone());
+            let problem = problem.effect(format!("connections that TCP route `{name}` takes are closed")).dangling();
+            let help = self.meant(&config.upstream, self.upstreams.keys());
+            self.problems.push(Problem { help, ..problem });
+        }
+        let is_same = |before: &&Arc<TcpRoute>| {
+            let settings = (before.passthrough, before.wait, before.idle_timeout, before.max_lifetime);
+            before.target.is_same(&target) && settings == (config.passthrough, config.wait, config.idle_timeout, config.max_lifetime)
+        };
+        if let Some(same) = before.filter(is_same) {
             return same.clone();
         }
         let metrics = before.filter(|before| before.target.upstream_name() == target.upstream_name()).map(|before| before.metrics.clone());
-        let metrics = metrics.unwrap_or_else(|| Arc::new(RouteMetrics::new(&self.context.meter, name, Some(&config.upstream))));
-        Arc::new(TcpRoute { name: name.clone(), target, idle_timeout: config.idle_timeout, metrics })
+        let metrics = metrics.unwrap_or_else(|| Arc::new(TcpRouteMetrics::new(&self.context.meter, name, &config.upstream)));
+        let config::TcpRoute { passthrough, wait, idle_timeout, max_lifetime, .. } = *config;
+        Arc::new(TcpRoute { name: name.clone(), target, passthrough, wait, idle_timeout, max_lifetime, metrics })
     }
 
     fn listeners(&mut self) -> BTreeMap<Name, Arc<Listener>> {
@@ -311,13 +323,14 @@ fn build_index(routes: &Objects<config::Route, OwnSteps>) -> (Arc<Index>, Arc<[C
     (Arc::new(index), conflicts.into())
 }
 
-fn conflict_problem(conflict: &Conflict, settled: &Settled) -> Problem {
+fn conflict_problem<T, B>(kind: Kind, conflict: &Conflict, objects: &Objects<T, B>) -> Problem {
     let (winner, loser) = (&conflict.winner, &conflict.loser);
-    let mut problem = Problem::warning(format!("it takes the same requests as route `{winner}`, which comes first by name"))
-        .about(ObjectId::new(Kind::Route, loser))
+    let takes = if kind == Kind::Route { "requests" } else { "connections" };
+    let mut problem = Problem::warning(format!("it takes the same {takes} as {kind} `{winner}`, which comes first by name"))
+        .about(ObjectId::new(kind, loser))
         .help("give one of them a `priority`")
-        .effect(format!("route `{loser}` gets no such requests"));
-    problem.origin = settled.routes.get(loser).map(|object| object.entry.origin.clone());
+        .effect(format!("{kind} `{loser}` gets no such {takes}"));
+    problem.origin = objects.get(loser).map(|object| object.entry.origin.clone());
     problem
 }
 
@@ -349,8 +362,9 @@ fn server_config(
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(by_sni));
     config.ticketer = context.ticketer.clone();
-    if protocol == ListenerProtocol::Http {
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    }
+    config.alpn_protocols = match protocol {
+        ListenerProtocol::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        ListenerProtocol::Tcp => tls.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
+    };
     config
 }

@@ -28,6 +28,7 @@ pub mod route;
 mod settle;
 pub mod sticky;
 pub mod table;
+pub mod tcp_routes;
 mod transport;
 pub mod upstream;
 
@@ -37,4 +38,5 @@ pub use endpoint::{EndpointState, Lease};
 pub use index::Index;
 pub use route::Route;
 pub use table::RoutingTable;
+pub use tcp_routes::TcpRoutes;
 pub use upstream::Upstream;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::upstream::Upstream;
-use crate::metrics::RouteMetrics;
+use crate::metrics::{RouteMetrics, TcpRouteMetrics};
 use crate::middleware::Step;
 use crate::names::Name;
 
@@ -42,8 +42,14 @@ pub struct TcpRoute {
     pub name: Name,
     /// Where its connections go.
     pub target: Target,
+    /// Leaves TLS to the endpoint.
+    pub passthrough: bool,
+    /// How long a connection waits for an endpoint while there is none.
+    pub wait: Option<Duration>,
     /// Closes a connection on which no byte moved for this long.
     pub idle_timeout: Duration,
+    /// Closes a connection that is this old.
+    pub max_lifetime: Option<Duration>,
     /// What it counts. Carried over from table to table.
-    pub metrics: Arc<RouteMetrics>,
+    pub metrics: Arc<TcpRouteMetrics>,
 }

@@ -11,7 +11,8 @@ use super::certificates::Certificate;
 use super::conflict::Conflict;
 use super::index::Index;
 use super::listener::Listener;
-use super::route::{Route, TcpRoute};
+use super::route::Route;
+use super::tcp_routes::TcpRoutes;
 use super::upstream::Upstream;
 use crate::config::{self, Origin, Problem};
 use crate::middleware::{Middleware, Step};
@@ -26,7 +27,7 @@ pub struct RoutingTable {
     /// The routes by slot; a slot is what the index answers with.
     pub routes: Vec<Arc<Route>>,
     /// The TCP routes, by listener.
-    pub tcp_routes: BTreeMap<Name, Arc<TcpRoute>>,
+    pub tcp_routes: BTreeMap<Name, Arc<TcpRoutes>>,
     /// The upstreams.
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
     /// The listeners.

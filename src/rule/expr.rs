@@ -46,6 +46,15 @@ impl Expr {
         }
     }
 
+    /// Whether any of its predicates is one that `is`.
+    pub(crate) fn any(&self, is: &impl Fn(&Predicate) -> bool) -> bool {
+        match self {
+            Self::Predicate(predicate) => is(predicate),
+            Self::Not(term) => term.any(is),
+            Self::And(terms) | Self::Or(terms) => terms.iter().any(|term| term.any(is)),
+        }
+    }
+
     pub(crate) fn matches(&self, request: &RequestView<'_>) -> bool {
         match self {
             Self::Predicate(predicate) => predicate.matches(request),

@@ -28,6 +28,8 @@
 //! one path, longer prefix, shorter one, regular expression, any path; more further predicates; name of the route. Alternatives
 //! (`||`, several arguments) are compared each on its own.
 //!
+//! Rules about [connections](connection) have predicates of their own, and all else in common.
+//!
 //! No socket, no clock: a rule is a pure function of a [`RequestView`].
 //!
 //! ```text
@@ -42,8 +44,10 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod alpn;
 mod bytes;
 mod client_ip;
+mod connection;
 mod expr;
 mod header;
 pub mod host;
@@ -60,6 +64,7 @@ mod query;
 #[cfg(test)]
 pub(crate) mod samples;
 
+pub use connection::{ConnectionRule, ConnectionView};
 use expr::Expr;
 pub use host::{HostError, normalize_host};
 pub(crate) use host_pattern::HostPattern;
@@ -84,6 +89,8 @@ pub struct RequestView<'a> {
     pub headers: &'a HeaderMap,
     /// The client's address: the peer, or what a trusted proxy said it is.
     pub client_ip: IpAddr,
+    /// The application protocols that a TLS handshake offers. For [rules about connections](ConnectionRule) alone.
+    pub alpn: &'a [&'a [u8]],
 }
 
 /// A parsed rule. Two rules are equal when their text is. Cheap to clone.
@@ -115,7 +122,11 @@ impl Rule {
     /// # Errors
     /// [`RuleError`] names the first offending place.
     pub fn parse(text: &str) -> Result<Self, RuleError> {
-        let expr = parse::parse(text)?;
+        Self::parse_about(text, parse::Subject::Request)
+    }
+
+    fn parse_about(text: &str, subject: parse::Subject) -> Result<Self, RuleError> {
+        let expr = parse::parse(text, subject)?;
         let about_all = |message: String, help: &str| RuleError { message, span: 0..text.len(), help: Some(help.to_string()) };
         let alternatives = normal::alternatives(&expr).map_err(|normal::TooLarge { literals_max }| {
             let message = format!("`&&` over `||` makes the rule too large: more than {literals_max} predicates, multiplied out");
@@ -137,6 +148,11 @@ impl Rule {
     #[must_use]
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
         self.0.expr.matches(request)
+    }
+
+    /// Whether it looks at what a TLS handshake says.
+    fn reads_hello(&self) -> bool {
+        self.0.expr.any(&|predicate| matches!(predicate, predicate::Predicate::Host(_) | predicate::Predicate::Alpn(_)))
     }
 
     /// The rule as alternatives: at least one.

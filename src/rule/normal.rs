@@ -161,7 +161,12 @@ impl Literal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::parse::parse;
+    use crate::rule::RuleError;
+    use crate::rule::parse::{self, Subject};
+
+    fn parse(rule: &str) -> Result<Expr, RuleError> {
+        parse::parse(rule, Subject::Request)
+    }
 
     fn normal(rule: &str) -> Box<[Alternative]> {
         alternatives(&parse(rule).expect("valid")).expect("few alternatives")

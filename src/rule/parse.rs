@@ -23,19 +23,29 @@ pub(crate) const RULE_BYTES_MAX: usize = 64 * 1024;
 /// How deep parentheses and `!` may nest.
 pub(crate) const DEPTH_MAX: usize = 64;
 
+/// What a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// A request.
+    Request,
+    /// A connection, whatever is spoken on it.
+    Connection,
+}
+
 /// Parses a whole rule.
-pub(crate) fn parse(text: &str) -> Result<Expr, RuleError> {
+pub(crate) fn parse(text: &str, subject: Subject) -> Result<Expr, RuleError> {
     if text.len() > RULE_BYTES_MAX {
         let message = format!("a rule has at most {RULE_BYTES_MAX} bytes, this one has {}", text.len());
         return Err(RuleError { message, span: 0..text.len(), help: Some("split it into several routes".into()) });
     }
-    let mut parser = Parser { text, position: 0, depth: 0 };
+    let mut parser = Parser { text, subject, position: 0, depth: 0 };
     let rule = parser.or()?;
     if parser.rest().is_empty() { Ok(rule) } else { Err(parser.expected("`&&`, `||` or the end of the rule")) }
 }
 
 struct Parser<'a> {
     text: &'a str,
+    subject: Subject,
     /// Invariant: at a character boundary of `text`.
     position: usize,
     depth: usize,
@@ -90,7 +100,8 @@ impl<'a> Parser<'a> {
             return Err(self.expected("a predicate such as `Host(\"a.com\")`"));
         }
         let name_span = start..start + name.len();
-        let syntax = PREDICATES.iter().find(|syntax| syntax.name == name).ok_or_else(|| unknown_predicate(name, name_span.clone()))?;
+        let is_meant = |syntax: &&Syntax| syntax.name == name && syntax.about.contains(&self.subject);
+        let syntax = PREDICATES.iter().find(is_meant).ok_or_else(|| unknown_predicate(name, self.subject, name_span.clone()))?;
         self.position = name_span.end;
         self.skip_space();
         if !self.eat("(") {
@@ -245,13 +256,23 @@ fn error(message: impl Into<String>, span: Range<usize>) -> RuleError {
     RuleError { message: message.into(), span, help: None }
 }
 
-fn unknown_predicate(name: &str, span: Range<usize>) -> RuleError {
-    let names = || PREDICATES.iter().map(|syntax| syntax.name);
-    let help = match suggest::nearest(name, names()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("there are {}", names().collect::<Vec<_>>().join(", ")),
+fn unknown_predicate(name: &str, subject: Subject, span: Range<usize>) -> RuleError {
+    let names = || PREDICATES.iter().filter(|syntax| syntax.about.contains(&subject)).map(|syntax| syntax.name);
+    let all = || format!("there are {}", names().collect::<Vec<_>>().join(", "));
+    let is_of_others = PREDICATES.iter().any(|syntax| syntax.name == name);
+    let (message, help) = match (subject, is_of_others) {
+        (Subject::Request, true) => (format!("`{name}` asks about a connection, and this rule is about requests"), all()),
+        (Subject::Connection, true) if name.starts_with("Host") => {
+            let help = "of a connection the host in its TLS handshake is known: `Sni`".into();
+            (format!("`{name}` asks about a request, and this rule is about connections"), help)
+        }
+        (Subject::Connection, true) => (format!("`{name}` asks about a request, and this rule is about connections"), all()),
+        (_, false) => {
+            let near = suggest::nearest(name, names()).map(|near| format!("did you mean `{near}`?"));
+            (format!("unknown predicate `{name}`"), near.unwrap_or_else(all))
+        }
     };
-    RuleError { help: Some(help), ..error(format!("unknown predicate `{name}`"), span) }
+    RuleError { help: Some(help), ..error(message, span) }
 }
 
 fn wrong_arity(syntax: &Syntax, found: usize, span: Range<usize>) -> RuleError {
@@ -269,6 +290,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn parse(text: &str) -> Result<Expr, RuleError> {
+        super::parse(text, Subject::Request)
+    }
 
     /// `offending` is the text under the caret.
     fn check_error(rule: &str, offending: &str, message: &str, help: Option<&str>) {

@@ -4,11 +4,13 @@
 
 use std::ops::{Range, RangeInclusive};
 
+use super::alpn::{self, Protocols};
 use super::client_ip::{self, Networks};
 use super::expr::Expr;
 use super::header::{self, HeaderMatch, ValueMatch};
 use super::host_pattern::HostPattern;
 use super::method::{self, MethodSet};
+use super::parse::Subject;
 use super::path_pattern::PathPattern;
 use super::pattern::Pattern;
 use super::query::QueryMatch;
@@ -23,6 +25,7 @@ pub(crate) enum Predicate {
     Header(HeaderMatch),
     Query(QueryMatch),
     ClientIp(Networks),
+    Alpn(Protocols),
 }
 
 impl Predicate {
@@ -34,6 +37,7 @@ impl Predicate {
             Self::Header(field) => field.matches(request.headers),
             Self::Query(parameter) => parameter.matches(request.query),
             Self::ClientIp(networks) => networks.matches(request.client_ip),
+            Self::Alpn(protocols) => protocols.matches(request.alpn),
         }
     }
 
@@ -46,6 +50,8 @@ impl Predicate {
 /// How a predicate is written.
 pub(crate) struct Syntax {
     pub(crate) name: &'static str,
+    /// What it asks about.
+    pub(crate) about: &'static [Subject],
     /// How many arguments it takes.
     pub(crate) arity: RangeInclusive<usize>,
     /// What it is, given as many arguments.
@@ -53,21 +59,59 @@ pub(crate) struct Syntax {
 }
 
 /// Every predicate of the language.
-pub(crate) static PREDICATES: [Syntax; 10] = [
-    Syntax { name: "Host", arity: 1..=usize::MAX, build: |list| any_of(list, |text| HostPattern::parse(text).map(Predicate::Host)) },
-    Syntax { name: "HostRegexp", arity: 1..=1, build: |list| any_of(list, |text| HostPattern::parse_regexp(text).map(Predicate::Host)) },
-    Syntax { name: "Path", arity: 1..=usize::MAX, build: |list| any_of(list, |text| PathPattern::parse(text).map(Predicate::Path)) },
+pub(crate) static PREDICATES: [Syntax; 12] = [
+    Syntax {
+        name: "Host",
+        about: &[Subject::Request],
+        arity: 1..=usize::MAX,
+        build: |list| any_of(list, |text| HostPattern::parse(text).map(Predicate::Host)),
+    },
+    Syntax {
+        name: "HostRegexp",
+        about: &[Subject::Request],
+        arity: 1..=1,
+        build: |list| any_of(list, |text| HostPattern::parse_regexp(text).map(Predicate::Host)),
+    },
+    Syntax {
+        name: "Path",
+        about: &[Subject::Request],
+        arity: 1..=usize::MAX,
+        build: |list| any_of(list, |text| PathPattern::parse(text).map(Predicate::Path)),
+    },
     Syntax {
         name: "PathPrefix",
+        about: &[Subject::Request],
         arity: 1..=usize::MAX,
         build: |list| any_of(list, |text| PathPattern::parse_prefix(text).map(Predicate::Path)),
     },
-    Syntax { name: "PathRegexp", arity: 1..=1, build: |list| any_of(list, |text| PathPattern::parse_regexp(text).map(Predicate::Path)) },
-    Syntax { name: "Method", arity: 1..=usize::MAX, build: methods },
-    Syntax { name: "Header", arity: 1..=2, build: |list| field(list, |text| header::parse_value(text).map(ValueMatch::Exact)) },
-    Syntax { name: "HeaderRegexp", arity: 2..=2, build: |list| field(list, |text| Pattern::parse(text).map(ValueMatch::Regexp)) },
-    Syntax { name: "Query", arity: 1..=2, build: parameter },
-    Syntax { name: "ClientIp", arity: 1..=usize::MAX, build: networks },
+    Syntax {
+        name: "PathRegexp",
+        about: &[Subject::Request],
+        arity: 1..=1,
+        build: |list| any_of(list, |text| PathPattern::parse_regexp(text).map(Predicate::Path)),
+    },
+    Syntax { name: "Method", about: &[Subject::Request], arity: 1..=usize::MAX, build: methods },
+    Syntax {
+        name: "Header",
+        about: &[Subject::Request],
+        arity: 1..=2,
+        build: |list| field(list, |text| header::parse_value(text).map(ValueMatch::Exact)),
+    },
+    Syntax {
+        name: "HeaderRegexp",
+        about: &[Subject::Request],
+        arity: 2..=2,
+        build: |list| field(list, |text| Pattern::parse(text).map(ValueMatch::Regexp)),
+    },
+    Syntax { name: "Query", about: &[Subject::Request], arity: 1..=2, build: parameter },
+    Syntax { name: "ClientIp", about: &[Subject::Request, Subject::Connection], arity: 1..=usize::MAX, build: networks },
+    Syntax {
+        name: "Sni",
+        about: &[Subject::Connection],
+        arity: 1..=usize::MAX,
+        build: |list| any_of(list, |text| HostPattern::parse(text).map(Predicate::Host)),
+    },
+    Syntax { name: "Alpn", about: &[Subject::Connection], arity: 1..=usize::MAX, build: protocols },
 ];
 
 fn any_of(arguments: &[Argument], parse: fn(&str) -> Result<Predicate, Invalid>) -> Result<Expr, RuleError> {
@@ -83,6 +127,11 @@ fn methods(arguments: &[Argument]) -> Result<Expr, RuleError> {
 fn networks(arguments: &[Argument]) -> Result<Expr, RuleError> {
     let networks = arguments.iter().map(|argument| argument.parse(client_ip::parse)).collect::<Result<_, _>>()?;
     Ok(Predicate::ClientIp(Networks::new(networks)).into())
+}
+
+fn protocols(arguments: &[Argument]) -> Result<Expr, RuleError> {
+    let names = arguments.iter().map(|argument| argument.parse(alpn::parse)).collect::<Result<_, _>>()?;
+    Ok(Predicate::Alpn(Protocols::new(names)).into())
 }
 
 fn field(arguments: &[Argument], parse_value: fn(&str) -> Result<ValueMatch, Invalid>) -> Result<Expr, RuleError> {

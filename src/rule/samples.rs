@@ -70,6 +70,7 @@ impl Request {
             method: &self.method,
             headers: &self.headers,
             client_ip: self.client_ip,
+            alpn: &[],
         }
     }
 }

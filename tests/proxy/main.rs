@@ -21,5 +21,7 @@ mod retries;
 mod shutdown;
 mod sticky;
 mod tcp;
+mod tcp_routes;
+mod tcp_streams;
 mod tls;
 mod upgrade;

@@ -73,6 +73,23 @@ impl ProviderConfig {
         READERS.map(|(kind, _)| kind)
     }
 
+    /// The kind, as a table's name or its `type` says it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Consul(_) => "consul",
+            Self::Dns(_) => "dns",
+            Self::Docker(_) => "docker",
+            Self::Etcd(_) => "etcd",
+            Self::Etcd2(_) => "etcd2",
+            Self::File(_) => "file",
+            Self::Http(_) => "http",
+            Self::Marathon(_) => "marathon",
+            Self::Swarm(_) => "swarm",
+            Self::Zookeeper(_) => "zookeeper",
+        }
+    }
+
     /// Reads the settings of this kind. None: there is no such kind.
     pub(super) fn deserialize_kind(kind: &str, settings: &Node) -> Option<Result<Self, DecodeError>> {
         READERS.iter().find(|(known, _)| *known == kind).map(|(_, read)| read(settings))
