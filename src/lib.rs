@@ -10,7 +10,7 @@
 //!  CONTROL PLANE: rare, may be slow, may fail            |  DATA PLANE: per request, never waits for the control plane
 //!  etcd ────┐                                            |            client
 //!  file ────┤  Snapshot per provider                     |              │ bytes
-//!  your app ┘  (complete, with origin of each object)    |     listener → TLS (certificate by SNI)
+//!  your app ┘  (complete, with origin of each object)    |     listener → PROXY header → TLS (certificate by SNI)
 //!   │ supervised:         │                              |        ┌─────┴──────┐
 //!   │ retry, last good    ▼                              |       TCP          HTTP (hyper)
 //!   └──────────► control: merge                          |        └─────┬──────┘
@@ -31,6 +31,7 @@
 //! | [`routing`] | what is true now: the [`RoutingTable`](routing::RoutingTable), no I/O, no clock |
 //! | [`health`] | active checks |
 //! | [`proxy`] | the data plane: one single-threaded runtime per core |
+//! | [`proxy_protocol`] | the header in which proxies tell each other of clients, as bytes |
 //! | [`admin`] | probes, metrics and the table over HTTP |
 //! | [`server`] | bind → run → drain |
 //!
@@ -44,7 +45,7 @@
 //! * **State survives a swap.** What an update does not touch is the same object before and after it: health, requests in flight,
 //!   connections, rate limits, counters.
 //! * **Counts are leases.** The requests in flight to an endpoint are the living [`Lease`](routing::Lease)s, also after a panic.
-//! * **Trust nobody by default.** Forwarded headers from peers outside `trusted_proxies` are dropped.
+//! * **Trust nobody by default.** Forwarded headers from peers outside `trusted_proxies` are dropped, and PROXY headers believed from nobody else.
 //! * **Everything is bounded**, by a named limit with a default.
 //!
 //! # Inside another program
@@ -171,6 +172,7 @@ pub mod metrics;
 pub mod middleware;
 pub mod names;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod routing;
 pub mod rule;
 pub mod server;

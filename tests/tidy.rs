@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// ```
 const LAYERS: &[&[&str]] = &[
     &["names"],
-    &["access", "backoff", "duration", "metrics", "suggest"],
+    &["access", "backoff", "duration", "metrics", "proxy_protocol", "suggest"],
     &["balance", "middleware", "rule"],
     &["config"],
     &["routing"],
