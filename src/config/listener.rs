@@ -22,9 +22,14 @@ pub struct Listener {
     /// Terminates TLS when present. `{}` offers every certificate of the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
-    /// Peers whose `X-Forwarded-*` and `Forwarded` headers are believed. Default: none, so such headers from clients are dropped.
+    /// Peers whose `X-Forwarded-*` and `Forwarded` headers, and PROXY headers, are believed. Default: none, so such headers from clients are
+    /// dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol, version 1 or 2): `"off"` (default), `"optional"` or
+    /// `"required"`. Only `trusted_proxies` may send one.
+    #[serde(default)]
+    pub proxy_protocol: ProxyProtocol,
     /// Which headers tell the endpoint about the client.
     #[serde(default)]
     pub forwarded: Forwarded,
@@ -48,6 +53,7 @@ impl Listener {
             protocol: ListenerProtocol::Http,
             tls: None,
             trusted_proxies: Vec::new(),
+            proxy_protocol: ProxyProtocol::default(),
             forwarded: Forwarded::default(),
             encoded_slashes: EncodedSlashes::default(),
             timeouts: ListenerTimeouts::default(),
@@ -69,8 +75,10 @@ impl Listener {
     /// A sentence that names the first that does not.
     pub fn check(&self) -> Result<(), String> {
         if self.protocol == ListenerProtocol::Tcp {
-            if !self.trusted_proxies.is_empty() {
-                return Err("`trusted_proxies` is about HTTP headers, and does not apply to `protocol = \"tcp\"`".into());
+            if !self.trusted_proxies.is_empty() && self.proxy_protocol == ProxyProtocol::Off {
+                return Err(
+                    "`trusted_proxies` does not apply to `protocol = \"tcp\"` without `proxy_protocol`: HTTP headers are not read".into()
+                );
             }
             if self.forwarded != Forwarded::default() {
                 return Err("`forwarded` is about HTTP headers, and does not apply to `protocol = \"tcp\"`".into());
@@ -85,6 +93,9 @@ impl Listener {
         }
         if alpn.iter().any(|protocol| protocol.is_empty() || protocol.len() > 255) {
             return Err("a protocol of `tls.alpn` has 1 to 255 bytes".into());
+        }
+        if self.proxy_protocol != ProxyProtocol::Off && self.trusted_proxies.is_empty() {
+            return Err("`proxy_protocol` needs `trusted_proxies`: nobody else may send a PROXY header".into());
         }
         if self.timeouts.client_header.is_zero() || self.timeouts.client_idle.is_zero() {
             return Err("`timeouts` must be more than zero".into());
@@ -116,6 +127,21 @@ pub enum ListenerProtocol {
     Http,
     /// A stream of bytes, forwarded as it is.
     Tcp,
+}
+
+/// Whether connections begin with a PROXY header, before TLS.
+///
+/// It says whose connection it is, so it is believed from `trusted_proxies` alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// No: the first byte is the client's.
+    #[default]
+    Off,
+    /// A trusted proxy may send one, and is waited for to send its first bytes; others' connections are taken as they are.
+    Optional,
+    /// Each does; a connection without one, or of who is not trusted, is closed.
+    Required,
 }
 
 /// TLS of a listener.
@@ -176,7 +202,7 @@ pub enum EncodedSlashes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenerTimeouts {
-    /// For a whole request head, and for the TLS handshake. Default 10 s.
+    /// For a whole request head, for the TLS handshake, and for a PROXY header. Default 10 s.
     #[serde(with = "duration")]
     pub client_header: Duration,
     /// Between two requests of a connection, and between two pieces of a request body. Default 75 s.
@@ -262,6 +288,11 @@ mod tests {
         assert!(check(r#"{"address":":1","timeouts":{"client_idle":"0s"}}"#).unwrap_err().contains("more than zero"));
         assert!(check(r#"{"address":":1","limits":{"headers":0}}"#).unwrap_err().contains("more than zero"));
         assert!(check(r#"{"address":":1","limits":{"header_bytes":100}}"#).unwrap_err().contains("8192 bytes"));
+        for protocol in ["http", "tcp"] {
+            let told = |more: &str| check(&format!(r#"{{"address":":1","protocol":"{protocol}","proxy_protocol":"required"{more}}}"#));
+            assert!(told("").unwrap_err().contains("needs `trusted_proxies`"));
+            assert_eq!(told(r#","trusted_proxies":["10.0.0.0/8"]"#).unwrap().proxy_protocol, ProxyProtocol::Required);
+        }
         let listener = check(r#"{"address":":1","protocol":"tcp"}"#).unwrap();
         assert_eq!(check(&serde_json::to_string(&listener).unwrap()), Ok(listener));
     }

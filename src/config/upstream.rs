@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Address, duration};
 use crate::balance::{HashKey, Policy};
+use crate::proxy_protocol;
 
 /// A named group of interchangeable endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,10 @@ pub struct Upstream {
     /// Speaks TLS to the endpoints when present. `{}` verifies against the system's roots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<UpstreamTls>,
+    /// Begins each connection to an endpoint with a PROXY header of this version, `"v1"` or `"v2"`, that names the client; health checks say
+    /// that they are ours. A connection then serves the requests of one client alone. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     /// The `Host` that endpoints see: `"pass"` (default), `"endpoint"`, or `{ rewrite = "name" }`.
     pub host: HostHeader,
     /// How long we wait for an endpoint.
@@ -52,6 +57,7 @@ impl Default for Upstream {
             endpoints: Vec::new(),
             protocol: UpstreamProtocol::default(),
             tls: None,
+            proxy_protocol: None,
             host: HostHeader::default(),
             timeouts: UpstreamTimeouts::default(),
             keepalive: Keepalive::default(),

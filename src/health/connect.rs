@@ -1,5 +1,6 @@
-//! The connection of a probe: TCP, then TLS if the upstream speaks it. Fresh each time, so that it finds out what a new client would.
+//! The connection of a probe: TCP, a PROXY header and TLS if the upstream speaks them. Fresh each time, so that it finds out what a new client would.
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -8,6 +9,7 @@ use tokio_util::either::Either;
 use super::deadline::Deadline;
 use super::failure::Failure;
 use crate::config::upstream::UpstreamProtocol;
+use crate::proxy_protocol::Header;
 use crate::routing::endpoint::EndpointState;
 use crate::routing::upstream::{Transport, TransportTls};
 
@@ -24,7 +26,11 @@ pub(super) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Connects to `target`.
 pub(super) async fn connect(target: &Target<'_>) -> Result<Stream, Failure> {
-    let stream = target.deadline.hold("connect", TcpStream::connect(target.endpoint.address)).await?;
+    let mut stream = target.deadline.hold("connect", TcpStream::connect(target.endpoint.address)).await?;
+    if let Some(version) = target.transport.proxy_protocol {
+        // It is ours, of no client.
+        target.deadline.hold("PROXY header", stream.write_all(&Header::local().write(version))).await?;
+    }
     match &target.transport.tls {
         None => Ok(Either::Left(stream)),
         Some(tls) => target.deadline.hold("TLS handshake", encrypt(stream, tls, target)).await,

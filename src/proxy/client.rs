@@ -1,9 +1,8 @@
 //! One connection from a client, as its requests see it: who it is, what phase it is in, and how long that may last.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,10 +16,13 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::alarm::Alarm;
 use super::forwarded::{self, PeerHeaders};
 use super::listener::ListenerHandle;
+use super::origin::{self, Encryption, Origin, Telling};
+use super::pool::Key;
 use super::stream::Direction;
 use super::tunnel::Upgrade;
 use super::worker::Worker;
 use crate::config::listener::{EncodedSlashes, ListenerLimits, ListenerTimeouts};
+use crate::proxy_protocol::Version;
 use crate::routing::listener::Listener;
 
 /// How long a connection on which nothing has come yet may still bring a request when we drain.
@@ -34,9 +36,13 @@ const GOODBYE_GRACE: Duration = Duration::from_secs(2);
 pub(crate) struct Client {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Rc<ListenerHandle>,
-    pub(crate) peer: SocketAddr,
-    pub(crate) local: SocketAddr,
-    pub(crate) is_tls: bool,
+    pub(crate) origin: Origin,
+    /// Whether the client speaks TLS: to us or, as far as its PROXY header says, to who sent that.
+    pub(crate) is_https: bool,
+    /// Its TLS with us.
+    tls: OnceCell<Box<Encryption>>,
+    /// What it has of its own with endpoints that are told of it by a PROXY header.
+    private: OnceCell<Box<Private>>,
     pub(crate) timeouts: ListenerTimeouts,
     pub(crate) limits: ListenerLimits,
     pub(crate) encoded_slashes: EncodedSlashes,
@@ -72,9 +78,46 @@ impl Drop for Stream {
     }
 }
 
-fn peer_headers(peer: SocketAddr, local: SocketAddr, is_tls: bool, listener: &Listener) -> PeerHeaders {
-    let peer = forwarded::Client { ip: peer.ip(), is_https: is_tls };
-    PeerHeaders::new(peer, local.port(), &listener.settings.trusted_proxies, listener.settings.forwarded)
+/// What a client has of its own with endpoints that are told of it by a PROXY header.
+pub(crate) struct Private {
+    /// Unique on its worker, and not 0.
+    pub(crate) id: u64,
+    /// What such endpoints know its connection by.
+    unique_id: String,
+    /// Where the connections to them are kept.
+    keys: RefCell<Vec<Key>>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(private) = self.private.get() {
+            self.worker.pool.forget(&private.keys.borrow());
+        }
+    }
+}
+
+fn peer_headers(origin: &Origin, is_https: bool, listener: &Listener) -> PeerHeaders {
+    let peer = forwarded::Client { ip: origin.peer.ip(), is_https };
+    // A trusted proxy that does not know whom it relays does not vouch for what they say.
+    let trusted = if origin.is_unknown() { &[] } else { listener.settings.trusted_proxies.as_slice() };
+    PeerHeaders::new(peer, origin.local.port(), trusted, listener.settings.forwarded)
+}
+
+/// Runs `step` of a connection's beginning. None: `alarm` fired. When we drain, it is given a moment.
+pub(crate) async fn begin<T>(alarm: &Alarm, is_draining: impl Fn() -> bool, step: impl Future<Output = T>) -> Option<T> {
+    let mut step = std::pin::pin!(step);
+    let mut was_draining = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = step.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        if !was_draining && is_draining() {
+            was_draining = true;
+            alarm.set(DRAIN_GRACE);
+        }
+        if alarm.poll(cx) { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await
 }
 
 /// How long after an exchange a connection is ready for the next one at once. Then it is parked: it keeps its socket and next to nothing else.
@@ -110,25 +153,20 @@ enum Phase {
 }
 
 impl Client {
-    pub(crate) fn new(
-        worker: Rc<Worker>,
-        listener: Rc<ListenerHandle>,
-        peer: SocketAddr,
-        local: SocketAddr,
-        is_tls: bool,
-        settings: &Arc<Listener>,
-    ) -> Rc<Self> {
+    pub(crate) fn new(worker: Rc<Worker>, listener: Rc<ListenerHandle>, origin: Origin, settings: &Arc<Listener>) -> Rc<Self> {
         let alarm = Rc::new(worker.alarms.alarm());
         let (timeouts, limits, encoded_slashes) = (settings.settings.timeouts, settings.settings.limits, settings.settings.encoded_slashes);
         alarm.set(timeouts.client_header);
-        let peer_headers = RefCell::new((settings.clone(), peer_headers(peer, local, is_tls, settings)));
+        let is_https = origin.is_https().unwrap_or(settings.tls.is_some());
+        let peer_headers = RefCell::new((settings.clone(), peer_headers(&origin, is_https, settings)));
         let (upgrade, phase, streams) = (RefCell::default(), Cell::new(Phase::Head), Cell::new(0));
         Rc::new(Self {
             worker,
             listener,
-            peer,
-            local,
-            is_tls,
+            origin,
+            is_https,
+            tls: OnceCell::new(),
+            private: OnceCell::new(),
             timeouts,
             limits,
             encoded_slashes,
@@ -146,7 +184,7 @@ impl Client {
     pub(crate) fn identify(&self, settings: &Arc<Listener>, headers: &HeaderMap) -> forwarded::Client {
         let mut made = self.peer_headers.borrow_mut();
         if !Arc::ptr_eq(&made.0, settings) {
-            *made = (settings.clone(), peer_headers(self.peer, self.local, self.is_tls, settings));
+            *made = (settings.clone(), peer_headers(&self.origin, self.is_https, settings));
         }
         made.1.client(headers, &settings.settings.trusted_proxies)
     }
@@ -154,6 +192,30 @@ impl Client {
     /// Puts into `headers` what endpoints are told of the client. Called after [`identify`](Self::identify).
     pub(crate) fn tell(&self, headers: &mut HeaderMap, client: forwarded::Client, host: Option<&HeaderValue>) {
         self.peer_headers.borrow().1.apply(headers, client, host);
+    }
+
+    /// Its handshake with us is over.
+    pub(crate) fn encrypted(&self, tls: &rustls::ServerConnection) {
+        let _ = self.tls.set(Box::new(Encryption::of(tls)));
+    }
+
+    /// What it has of its own with endpoints. Made when it is first asked for.
+    pub(crate) fn private(&self) -> &Private {
+        self.private.get_or_init(|| {
+            let (id, unique_id) = (self.worker.pool.next_client(), origin::unique_id(|| self.worker.random()));
+            Box::new(Private { id, unique_id, keys: RefCell::default() })
+        })
+    }
+
+    /// The PROXY header of a connection that is to be kept under `key`.
+    pub(crate) fn greeting(&self, key: Key, version: Version) -> Vec<u8> {
+        let private = self.private();
+        let mut keys = private.keys.borrow_mut();
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+        let told = Telling { tls: self.tls.get().map(|tls| &**tls), unique_id: &private.unique_id, is_stream: false };
+        self.origin.greeting(version, &told)
     }
 
     /// Whether the connection is to end as soon as nothing is in flight on it.
@@ -219,19 +281,7 @@ impl Client {
     /// Runs `step` of the connection's beginning. None: it took longer than the limit in force. When we drain, it is given a moment:
     /// a client may just have sent its request.
     pub(crate) async fn within_limit<T>(&self, step: impl Future<Output = T>) -> Option<T> {
-        let mut step = std::pin::pin!(step);
-        let mut is_draining = false;
-        poll_fn(|cx| {
-            if let Poll::Ready(done) = step.as_mut().poll(cx) {
-                return Poll::Ready(Some(done));
-            }
-            if !is_draining && self.is_draining() {
-                is_draining = true;
-                self.alarm.set(DRAIN_GRACE);
-            }
-            if self.alarm.poll(cx) { Poll::Ready(None) } else { Poll::Pending }
-        })
-        .await
+        begin(&self.alarm, || self.is_draining(), step).await
     }
 
     /// Bytes were read from the client, or written to it.

@@ -1,7 +1,8 @@
-//! Connections to endpoints: TCP, then TLS if the upstream wants it, within one time limit.
+//! Connections to endpoints: TCP, then a PROXY header and TLS if the upstream wants them, within one time limit.
 
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -11,17 +12,25 @@ use crate::config::upstream::UpstreamProtocol;
 use crate::routing::endpoint::EndpointState;
 use crate::routing::upstream::Transport;
 
-/// Connects to `endpoint`.
-pub(crate) async fn connect(endpoint: &EndpointState, transport: &Transport, limit: Duration) -> Result<UpstreamStream, ConnectError> {
-    match tokio::time::timeout(limit, establish(endpoint, transport)).await {
+/// Connects to `endpoint`. `greeting` is sent first: the PROXY header, if there is to be one.
+pub(crate) async fn connect(
+    endpoint: &EndpointState,
+    transport: &Transport,
+    greeting: Option<&[u8]>,
+    limit: Duration,
+) -> Result<UpstreamStream, ConnectError> {
+    match tokio::time::timeout(limit, establish(endpoint, transport, greeting)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::TimedOut(limit)),
     }
 }
 
-async fn establish(endpoint: &EndpointState, transport: &Transport) -> Result<UpstreamStream, ConnectError> {
-    let stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
+async fn establish(endpoint: &EndpointState, transport: &Transport, greeting: Option<&[u8]>) -> Result<UpstreamStream, ConnectError> {
+    let mut stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
     stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
+    if let Some(greeting) = greeting {
+        stream.write_all(greeting).await.map_err(ConnectError::Tcp)?;
+    }
     let Some(tls) = &transport.tls else { return Ok(UpstreamStream::Plain(stream)) };
     let name = tls.server_name.clone().unwrap_or_else(|| endpoint.server_name());
     let stream = TlsConnector::from(tls.client.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;

@@ -52,7 +52,7 @@ pub(crate) async fn answer(
 ) -> Response<ResponseBody> {
     let mut held = Held::new(&client, stream, &request);
     let (mut head, body) = request.into_parts();
-    let mut exchange = middleware::Exchange { client_ip: client.peer.ip(), is_https: client.is_tls, body_bytes_max: None };
+    let mut exchange = middleware::Exchange { client_ip: client.origin.peer.ip(), is_https: client.is_https, body_bytes_max: None };
     match run(&client, &alarm, &mut head, body, &mut exchange, &mut held).await {
         Ok(Answer::Upstream(response)) => from_upstream(*response, alarm, &exchange, held),
         Ok(Answer::Own(response)) => own(*response, &alarm, &exchange, held),
@@ -255,7 +255,7 @@ pub(crate) struct Held {
 
 impl Held {
     fn new(client: &Rc<Client>, stream: Option<Stream>, request: &Request<Incoming>) -> Self {
-        let log = client.worker.access_log.as_ref().map(|_| Box::new(AccessEntry::new(client.peer, request)));
+        let log = client.worker.access_log.as_ref().map(|_| Box::new(AccessEntry::new(client.origin.peer, request)));
         let started = Instant::now();
         Self {
             client: client.clone(),
@@ -347,7 +347,7 @@ impl Held {
             && let Target::Upstream(upstream) = &route.target
             && !lease.endpoint().is_retired()
         {
-            let key = Key::new(lease.endpoint(), upstream);
+            let key = Key::new(lease.endpoint(), upstream, &self.client);
             self.client.worker.pool.put_h1(key, connection, &upstream.settings.keepalive, now);
         }
         self.lease = None;

@@ -139,7 +139,7 @@ impl Forward<'_> {
         allow_reuse: bool,
         is_upgrade: bool,
     ) -> Result<h1::Answer<Received>, Attempt> {
-        let key = Key::new(lease.endpoint(), self.upstream);
+        let key = Key::new(lease.endpoint(), self.upstream, self.client);
         let is_replayable = body.is_none() && is_idempotent(&head.method);
         let pool = &self.client.worker.pool;
         let idle = allow_reuse.then(|| pool.take_h1(key, self.client.worker.alarms.now())).flatten();
@@ -150,7 +150,7 @@ impl Forward<'_> {
             None => {
                 self.alarm.clear();
                 // Boxed: most requests find a connection, and need no room for making one.
-                let connected = Box::pin(pool.connect_h1(key, lease.endpoint(), self.upstream)).await;
+                let connected = Box::pin(pool.connect_h1(key, lease.endpoint(), self.upstream, self.client)).await;
                 connected.map_err(|error| unreachable(lease, &error))?
             }
         };
@@ -194,10 +194,10 @@ impl Forward<'_> {
         lease: &Lease,
         allow_reuse: bool,
     ) -> Result<h1::Answer<Received>, Attempt> {
-        let key = Key::new(lease.endpoint(), self.upstream);
+        let key = Key::new(lease.endpoint(), self.upstream, self.client);
         let is_replayable = body.is_none() && is_idempotent(&head.method);
         self.alarm.clear();
-        let stream = self.client.worker.pool.h2(key, lease.endpoint(), self.upstream, Instant::now).await;
+        let stream = self.client.worker.pool.h2(key, lease.endpoint(), self.upstream, self.client, Instant::now).await;
         let mut stream = stream.map_err(|error| unreachable(lease, &error))?;
         let request = Request::from_parts(for_attempt(head, is_replayable), request_body_of(body));
         self.alarm.set(self.upstream.settings.timeouts.response_header);

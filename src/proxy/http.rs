@@ -1,4 +1,4 @@
-//! One client connection that speaks HTTP: TLS if the listener wants it, then HTTP/1.1 or HTTP/2, until one side ends it.
+//! One client connection that speaks HTTP: a PROXY header and TLS if the listener wants them, then HTTP/1.1 or HTTP/2, until one side ends it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -18,35 +18,46 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::arrival;
 use super::body::ResponseBody;
 use super::client::{Client, Limit, Stream};
 use super::deadline::Streams;
 use super::exchange::answer;
 use super::flood::{Budget, Metered, REQUEST_FORGIVES};
 use super::listener::ListenerHandle;
+use super::origin::Origin;
 use super::stream::{Prefixed, Watched};
 use super::tunnel;
 use super::worker::Worker;
-use crate::config::listener::ListenerLimits;
+use crate::config::listener::{ListenerLimits, ProxyProtocol};
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut stream: TcpStream, peer: SocketAddr) {
     let listener = worker.with_table(|table| handle.settings(table));
     let limits = listener.settings.limits;
     let Ok(local) = stream.local_addr() else { return };
     if stream.set_nodelay(true).is_err() {
         return;
     }
-    let client = Client::new(worker, handle, peer, local, listener.tls.is_some(), &listener);
+    let mut origin = Origin::direct(peer, local);
+    if listener.settings.proxy_protocol != ProxyProtocol::Off {
+        // Boxed: most connections have no such header, and need no room for reading one.
+        match Box::pin(arrival::read(&worker, &handle, &listener, &mut stream, origin)).await {
+            Some(told) => origin = told,
+            None => return,
+        }
+    }
+    let client = Client::new(worker, handle, origin, &listener);
     let Some(tls) = &listener.tls else { return serve_plain(client, stream, limits).await };
     let stream = match client.within_limit(Box::pin(TlsAcceptor::from(tls.clone()).accept(stream))).await {
         Some(Ok(stream)) => stream,
         Some(Err(error)) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}"),
         None => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
     };
+    client.encrypted(stream.get_ref().1);
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     // Boxed: what TLS and HTTP/2 need would otherwise be part of every connection's task, also of those that have neither.
     if is_h2 {
@@ -130,8 +141,8 @@ async fn speak_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
             let parts = connection.into_parts();
             return Some((parts.io.into_inner().into_inner().into_inner(), parts.read_buf));
         }
-        Err(_) => tracing::debug!(peer = %client.peer, "closed: nothing came, or went, for too long, or a request took too long"),
-        Ok(Err(error)) => tracing::debug!(peer = %client.peer, "closed: {error}"),
+        Err(_) => tracing::debug!(peer = %client.origin.peer, "closed: nothing came, or went, for too long, or a request took too long"),
+        Ok(Err(error)) => tracing::debug!(peer = %client.origin.peer, "closed: {error}"),
         Ok(Ok(())) => {
             let upgrade = client.upgrade.borrow_mut().take();
             if let Some(upgrade) = upgrade {
@@ -183,8 +194,8 @@ async fn serve_h2<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
     })
     .await;
     match end {
-        None => tracing::debug!(peer = %client.peer, "closed: idle for too long"),
-        Some(Err(error)) => tracing::debug!(peer = %client.peer, "closed: {error}"),
+        None => tracing::debug!(peer = %client.origin.peer, "closed: idle for too long"),
+        Some(Err(error)) => tracing::debug!(peer = %client.origin.peer, "closed: {error}"),
         Some(Ok(())) => {}
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`worker`] | a thread with its runtime, its connections and its pool; takes [`worker::Command`]s from the control plane |
 //! | [`listener`] | sockets that accept; handed to workers, drained and closed on removal |
+//! | `arrival`, `origin` | the PROXY header that a connection begins with; whose connection it is, and how endpoints are told |
 //! | `http` | one client connection that speaks HTTP: TLS, protocol, the loop over its requests |
 //! | `head` | is there exactly one way to read this request? |
 //! | `exchange` | one request and its response, start to end |
@@ -22,6 +23,7 @@
 //! Nothing here waits for the control plane, and nothing looks up a name.
 
 mod alarm;
+mod arrival;
 mod body;
 mod client;
 pub mod client_hello;
@@ -36,6 +38,7 @@ pub mod h1;
 mod head;
 mod http;
 pub mod listener;
+mod origin;
 mod outgoing;
 mod pool;
 mod relay;

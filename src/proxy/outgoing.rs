@@ -26,7 +26,7 @@ pub(crate) fn prepare(head: &mut Parts, client: &Client, upstream: &Upstream, up
     }
     // HTTP/1.0 knows no host: it asks for the address it came to (RFC 9112 section 3.3).
     if head.version == Version::HTTP_10 && !head.headers.contains_key(header::HOST) && head.uri.authority().is_none() {
-        set_host(head, &client.local.to_string());
+        set_host(head, &client.origin.local.to_string());
     }
     head::join_cookies(&mut head.headers);
     match upstream.transport.protocol {

@@ -1,7 +1,8 @@
 //! Connections to endpoints, kept by each worker for the next request.
 //!
 //! Local to its worker: no locks, no wake-ups across cores. A connection is known by its endpoint and by how it was made (the transport),
-//! so a change of TLS settings never reuses one that was made before.
+//! so a change of TLS settings never reuses one that was made before. One that began with a PROXY header is known by its client, too: it
+//! serves that client's requests alone, and ends with its connection.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 
 use super::body::RequestBody;
+use super::client::Client;
 use super::connect::connect;
 use super::error::ConnectError;
 use super::h1;
@@ -56,24 +58,30 @@ pub(crate) struct Pool {
     hosts: RefCell<HashMap<Key, Host, BuildHasherDefault<KeyHasher>>>,
     /// Every open connection, to cut when its endpoint's drain time is over.
     open: RefCell<Vec<(Key, Cutter)>>,
+    /// How many clients had connections of their own.
+    clients: Cell<u64>,
 }
 
-/// Endpoint and transport, by their ids.
+/// Endpoint and transport, by their ids, and the client whose connections they are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Key {
     endpoint: u64,
     transport: u64,
+    /// 0: anybody's.
+    client: u64,
 }
 
 impl Key {
-    pub(crate) fn new(endpoint: &EndpointState, upstream: &Upstream) -> Self {
-        Self { endpoint: endpoint.id, transport: upstream.transport.id }
+    pub(crate) fn new(endpoint: &EndpointState, upstream: &Upstream, client: &Client) -> Self {
+        let client = if upstream.transport.proxy_protocol.is_some() { client.private().id } else { 0 };
+        Self { endpoint: endpoint.id, transport: upstream.transport.id, client }
     }
 }
 
 impl std::hash::Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.endpoint.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.transport);
+        let client = self.client.wrapping_mul(0xC2B2_AE3D_27D4_EB4F);
+        state.write_u64(self.endpoint.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ self.transport ^ client);
     }
 }
 
@@ -157,13 +165,40 @@ impl Pool {
         }
     }
 
-    /// A fresh connection.
-    pub(crate) async fn connect_h1(&self, key: Key, endpoint: &EndpointState, upstream: &Upstream) -> Result<h1::Connection, ConnectError> {
-        self.connect(key, endpoint, upstream).await.map(h1::Connection::new)
+    /// A number for a client that gets connections of its own.
+    pub(crate) fn next_client(&self) -> u64 {
+        self.clients.set(self.clients.get() + 1);
+        self.clients.get()
     }
 
-    async fn connect(&self, key: Key, endpoint: &EndpointState, upstream: &Upstream) -> Result<SharedStream, ConnectError> {
-        let stream = connect(endpoint, &upstream.transport, upstream.settings.timeouts.connect).await?;
+    /// Closes a client's own connections: nobody will use them again.
+    pub(crate) fn forget(&self, keys: &[Key]) {
+        // try_borrow: called from a drop, where a panic would end the process.
+        if let Ok(mut hosts) = self.hosts.try_borrow_mut() {
+            keys.iter().for_each(|key| drop(hosts.remove(key)));
+        }
+    }
+
+    /// A fresh connection, for `client`.
+    pub(crate) async fn connect_h1(
+        &self,
+        key: Key,
+        endpoint: &EndpointState,
+        upstream: &Upstream,
+        client: &Client,
+    ) -> Result<h1::Connection, ConnectError> {
+        self.connect(key, endpoint, upstream, client).await.map(h1::Connection::new)
+    }
+
+    async fn connect(
+        &self,
+        key: Key,
+        endpoint: &EndpointState,
+        upstream: &Upstream,
+        client: &Client,
+    ) -> Result<SharedStream, ConnectError> {
+        let greeting = upstream.transport.proxy_protocol.map(|version| client.greeting(key, version));
+        let stream = connect(endpoint, &upstream.transport, greeting.as_deref(), upstream.settings.timeouts.connect).await?;
         upstream.metrics.connections.increment(1);
         let stream = SharedStream::new(stream);
         self.open.borrow_mut().push((key, stream.cutter()));
@@ -176,13 +211,14 @@ impl Pool {
         key: Key,
         endpoint: &EndpointState,
         upstream: &Upstream,
+        client: &Client,
         now: impl Fn() -> Instant,
     ) -> Result<H2, ConnectError> {
         loop {
             if let Some(stream) = self.take_h2(key, now()) {
                 return Ok(stream);
             }
-            let Some(dial) = self.begin_h2_dial(key) else { return self.dial_h2(key, endpoint, upstream, now()).await };
+            let Some(dial) = self.begin_h2_dial(key) else { return self.dial_h2(key, endpoint, upstream, client, now()).await };
             dial.notified().await;
         }
     }
@@ -207,9 +243,16 @@ impl Pool {
         dial
     }
 
-    async fn dial_h2(self: &Rc<Self>, key: Key, endpoint: &EndpointState, upstream: &Upstream, now: Instant) -> Result<H2, ConnectError> {
+    async fn dial_h2(
+        self: &Rc<Self>,
+        key: Key,
+        endpoint: &EndpointState,
+        upstream: &Upstream,
+        client: &Client,
+        now: Instant,
+    ) -> Result<H2, ConnectError> {
         let _dial = Dial { pool: self, key };
-        let stream = self.connect(key, endpoint, upstream).await?;
+        let stream = self.connect(key, endpoint, upstream, client).await?;
         let mut builder = http2::Builder::new(LocalExecutor);
         builder
             .initial_stream_window_size(H2_STREAM_WINDOW)

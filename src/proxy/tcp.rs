@@ -12,14 +12,17 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::alarm::TICK;
+use super::arrival;
 use super::client_hello::{self, ClientHello, HELLO_BYTES_MAX, Reading};
 use super::connect::connect;
 use super::listener::ListenerHandle;
+use super::origin::{Encryption, Origin, Telling, unique_id};
 use super::relay::{Relay, Side};
 use super::stream::{Prefixed, UpstreamStream};
 use super::tunnel::{self, Limits};
 use super::warnings::Warning;
 use super::worker::Worker;
+use crate::config::listener::ProxyProtocol;
 use crate::routing::endpoint::Lease;
 use crate::routing::listener::Listener;
 use crate::routing::route::{Target, TcpRoute};
@@ -36,6 +39,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
         let reads_hello = table.tcp_routes.get(&listener.name).is_some_and(|routes| routes.reads_hello());
         (listener, reads_hello)
     });
+    let Some(mut origin) = origin(&worker, &handle, &listener, &mut stream, peer).await else { return };
+    let peer = origin.peer;
     let mut ahead = BytesMut::new();
     let limit = listener.settings.timeouts.client_header;
     let hello = match reads_hello {
@@ -57,21 +62,42 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
     let (listener, Some(route)) = find() else {
         return tracing::debug!(listener = %listener.name, %peer, "closed: no TCP route takes it");
     };
-    let mut connection = Connection::begin(&worker, route, peer);
+    // Nobody else asks for it, and it costs a system call.
+    if !origin.is_told() && route.tells_origin() {
+        let Ok(local) = stream.local_addr() else { return };
+        origin.local = local;
+    }
+    let mut connection = Connection::begin(&worker, route, origin);
     let ahead = ahead.freeze();
     let Some(tls) = listener.tls.as_ref().filter(|_| !connection.route.passthrough) else {
-        let Some(far) = connection.connect(|| find().1).await else { return };
+        let Some(far) = connection.connect(None, || find().1).await else { return };
         drop(hello);
         return connection.forward(stream, far, ahead).await;
     };
     match tokio::time::timeout(limit, TlsAcceptor::from(tls.clone()).accept(Prefixed::new(ahead, stream))).await {
         Ok(Ok(stream)) => {
-            let Some(far) = connection.connect(|| find().1).await else { return };
+            let encryption = Encryption::of(stream.get_ref().1);
+            let Some(far) = connection.connect(Some(&encryption), || find().1).await else { return };
             connection.forward(stream, far, Bytes::new()).await;
         }
         Ok(Err(error)) => tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}"),
         Err(_) => tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
     }
+}
+
+/// Whose connection it is. None: it was closed, and it was said why.
+async fn origin(
+    worker: &Worker,
+    handle: &ListenerHandle,
+    listener: &Listener,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+) -> Option<Origin> {
+    if listener.settings.proxy_protocol == ProxyProtocol::Off {
+        return Some(Origin::direct(peer, listener.settings.address));
+    }
+    let direct = Origin::direct(peer, stream.local_addr().ok()?);
+    Box::pin(arrival::read(worker, handle, listener, stream, direct)).await
 }
 
 /// Reads ahead until it is clear what the client says. One that says nothing waits for the endpoint to speak first: it is let through.
@@ -110,22 +136,26 @@ fn warn_of_client(worker: &Worker, listener: &Listener, cause: &'static str, tex
 struct Connection<'a> {
     worker: &'a Rc<Worker>,
     route: Arc<TcpRoute>,
-    peer: SocketAddr,
+    origin: Origin,
     started: Instant,
     status: StatusCode,
 }
 
 impl<'a> Connection<'a> {
-    fn begin(worker: &'a Rc<Worker>, route: Arc<TcpRoute>, peer: SocketAddr) -> Self {
+    fn begin(worker: &'a Rc<Worker>, route: Arc<TcpRoute>, origin: Origin) -> Self {
         route.metrics.connections.begin();
-        Self { worker, route, peer, started: Instant::now(), status: StatusCode::BAD_GATEWAY }
+        Self { worker, route, origin, started: Instant::now(), status: StatusCode::BAD_GATEWAY }
     }
 
     /// Connects to an endpoint. While there is none it waits, if its route says so, and looks at the newest table again and again.
-    async fn connect(&mut self, find: impl Fn() -> Option<Arc<TcpRoute>>) -> Option<(Lease, UpstreamStream)> {
+    async fn connect(
+        &mut self,
+        tls: Option<&Encryption>,
+        find: impl Fn() -> Option<Arc<TcpRoute>>,
+    ) -> Option<(Lease, UpstreamStream)> {
         loop {
             let failed = match &self.route.target {
-                Target::Upstream(upstream) => match connect_to_any(self.worker, upstream, self.peer).await {
+                Target::Upstream(upstream) => match connect_to_any(self.worker, upstream, &self.origin, tls).await {
                     Ok(connected) => return Some(connected),
                     Err(tried) => (Some(upstream.clone()), format!("none of {tried} endpoints tried could be reached")),
                 },
@@ -147,7 +177,7 @@ impl<'a> Connection<'a> {
     }
 
     fn give_up(&self, (upstream, reason): (Option<Arc<Upstream>>, String)) {
-        let text = format!("closed a connection of {}: {reason}", self.peer);
+        let text = format!("closed a connection of {}: {reason}", self.origin.peer);
         let warning = match upstream {
             Some(upstream) => {
                 upstream.metrics.error("no_endpoint");
@@ -171,7 +201,7 @@ impl<'a> Connection<'a> {
             alarm
         });
         let end = tunnel::run(&self.worker.tunnels, &lease, Limits { alarm: &alarm, idle: *idle, lifetime }, &mut relay).await;
-        let (route, peer, (sent, received)) = (&self.route.name, self.peer, relay.moved());
+        let (route, peer, (sent, received)) = (&self.route.name, self.origin.peer, relay.moved());
         match end {
             Ok(()) => {
                 tracing::debug!(%route, %peer, sent, received, "ended");
@@ -189,12 +219,21 @@ impl Drop for Connection<'_> {
 }
 
 /// Connects to an endpoint, or to another one if it cannot be reached. Err: how many were tried.
-async fn connect_to_any(worker: &Worker, upstream: &Arc<Upstream>, peer: SocketAddr) -> Result<(Lease, UpstreamStream), usize> {
+async fn connect_to_any(
+    worker: &Worker,
+    upstream: &Arc<Upstream>,
+    origin: &Origin,
+    tls: Option<&Encryption>,
+) -> Result<(Lease, UpstreamStream), usize> {
+    let greeting = upstream.transport.proxy_protocol.map(|version| {
+        let unique_id = unique_id(|| worker.random());
+        origin.greeting(version, &Telling { tls, unique_id: &unique_id, is_stream: true })
+    });
     let mut tried = Vec::new();
     while tried.len() <= usize::from(upstream.settings.retries) {
-        let request = PickRequest { tried: &tried, ..PickRequest::new(peer.ip(), worker.random()) };
+        let request = PickRequest { tried: &tried, ..PickRequest::new(origin.peer.ip(), worker.random()) };
         let Some(picked) = upstream.pick(&request) else { break };
-        match connect(picked.lease.endpoint(), &upstream.transport, upstream.settings.timeouts.connect).await {
+        match connect(picked.lease.endpoint(), &upstream.transport, greeting.as_deref(), upstream.settings.timeouts.connect).await {
             Ok(stream) => {
                 upstream.metrics.connections.increment(1);
                 return Ok((picked.lease, stream));

@@ -53,3 +53,12 @@ pub struct TcpRoute {
     /// What it counts. Carried over from table to table.
     pub metrics: Arc<TcpRouteMetrics>,
 }
+
+impl TcpRoute {
+    /// Whether its endpoints are told whose connections they get.
+    #[must_use]
+    pub fn tells_origin(&self) -> bool {
+        // One that waits may find another upstream.
+        self.wait.is_some() || matches!(&self.target, Target::Upstream(upstream) if upstream.transport.proxy_protocol.is_some())
+    }
+}

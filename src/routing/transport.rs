@@ -19,12 +19,16 @@ pub(super) fn build_transport(
     previous: Option<&Upstream>,
     context: &Context,
 ) -> Result<Arc<Transport>, String> {
-    let is_same = |previous: &&Upstream| previous.settings.tls == settings.tls && previous.settings.protocol == settings.protocol;
+    let is_same = |previous: &&Upstream| {
+        let before = &previous.settings;
+        before.tls == settings.tls && before.protocol == settings.protocol && before.proxy_protocol == settings.proxy_protocol
+    };
     if let Some(same) = previous.filter(is_same) {
         return Ok(same.transport.clone());
     }
     let tls = settings.tls.as_ref().map(|tls| build_transport_tls(tls, settings.protocol, context)).transpose()?;
-    Ok(Arc::new(Transport { id: NEXT_TRANSPORT.fetch_add(1, Ordering::Relaxed), protocol: settings.protocol, tls }))
+    let (id, protocol, proxy_protocol) = (NEXT_TRANSPORT.fetch_add(1, Ordering::Relaxed), settings.protocol, settings.proxy_protocol);
+    Ok(Arc::new(Transport { id, protocol, proxy_protocol, tls }))
 }
 
 fn build_transport_tls(tls: &UpstreamTls, protocol: UpstreamProtocol, context: &Context) -> Result<TransportTls, String> {

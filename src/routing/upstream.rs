@@ -25,7 +25,7 @@ pub struct Upstream {
     pub settings: config::Upstream,
     /// Its endpoints; each address once.
     pub endpoints: Vec<Endpoint>,
-    /// How its endpoints are reached. Carried over from table to table while TLS and protocol do not change.
+    /// How its endpoints are reached. Carried over from table to table while TLS and protocols do not change.
     pub transport: Arc<Transport>,
     /// What it counts. Carried over from table to table.
     pub metrics: Arc<UpstreamMetrics>,
@@ -40,6 +40,8 @@ pub struct Transport {
     pub id: u64,
     /// What is spoken.
     pub protocol: config::upstream::UpstreamProtocol,
+    /// The PROXY header that connections begin with, if any: before TLS.
+    pub proxy_protocol: Option<crate::proxy_protocol::Version>,
     /// TLS, if it is spoken.
     pub tls: Option<TransportTls>,
 }
