@@ -131,7 +131,8 @@ fn put_tls(proxy: &Proxy, at: &At, options: &[&str], draft: &mut Draft) -> Optio
             | "tfo"
             | "prefer-client-ciphers" => {}
             "accept-proxy" => {
-                draft.lose(at, "accept-proxy", "the PROXY protocol is not read: clients seem to come from the proxy before us")
+                let why = "whom to believe is to be said: `proxy_protocol = \"required\"` and `trusted_proxies` of the listener";
+                draft.lose(at, "accept-proxy", why);
             }
             "verify" | "ca-file" | "crl-file" => {
                 draft.lose(at, format!("{option} {}", options.next().unwrap_or(&"")), "certificates of clients are not asked for");
@@ -336,7 +337,7 @@ mod tests {
     fn tcp() {
         let (text, findings) = import_text(
             Kind::Haproxy,
-            "listen postgres 127.0.0.1:5432\n  mode tcp\n  timeout client 1h\n  server a 10.0.0.1:5432 check\n  server b 10.0.0.2:5432 check backup\n",
+            "listen postgres 127.0.0.1:5432\n  mode tcp\n  timeout client 1h\n  server a 10.0.0.1:5432 check send-proxy-v2\n  server b 10.0.0.2:5432 check backup\n",
         );
         assert_eq!(
             findings,
@@ -345,7 +346,8 @@ mod tests {
         assert_eq!(table(&text, "listeners.postgres"), ["address = \"127.0.0.1:5432\"", "protocol = \"tcp\""]);
         let route = ["idle_timeout = \"3600s\"", "listener = \"postgres\"", "upstream = \"postgres\""];
         assert_eq!(table(&text, "tcp_routes.postgres"), route);
-        assert_eq!(table(&text, "upstreams.postgres"), ["endpoints = [\"10.0.0.1:5432\"]", "health = { tcp = true }"]);
+        let upstream = ["endpoints = [\"10.0.0.1:5432\"]", "health = { tcp = true }", "proxy_protocol = \"v2\""];
+        assert_eq!(table(&text, "upstreams.postgres"), upstream);
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) fn put_upstream(proxy: &Proxy, draft: &mut Draft) -> String {
             _ => draft.lose(at, format!("cookie {}", words.join(" ")), "only `insert` has a counterpart: `sticky` of the upstream"),
         }
     }
-    let mut servers = Servers { health: None, tls: None, endpoints: Vec::new() };
+    let mut servers = Servers { health: None, tls: None, proxy_protocol: None, endpoints: Vec::new() };
     for (at, words) in &proxy.servers {
         servers.add(proxy, at, words, draft);
     }
@@ -40,6 +40,9 @@ pub(super) fn put_upstream(proxy: &Proxy, draft: &mut Draft) -> String {
         if let Some(value) = value {
             fields.insert(key.into(), value.into());
         }
+    }
+    if let Some(version) = servers.proxy_protocol {
+        fields.insert("proxy_protocol".into(), version.into());
     }
     let mut timeouts = Table::new();
     for (theirs, ours) in [("connect", "connect"), ("server", "response_header"), ("server", "idle")] {
@@ -75,6 +78,7 @@ fn balance(words: &[String]) -> Result<Option<Value>, String> {
 struct Servers {
     health: Option<Table>,
     tls: Option<Table>,
+    proxy_protocol: Option<&'static str>,
     endpoints: Vec<Value>,
 }
 
@@ -144,9 +148,11 @@ impl Servers {
                     options.next();
                     draft.lose(at, &what, "it is checked at another address than it serves at; ours are checked where they serve");
                 }
-                "send-proxy" | "send-proxy-v2" => {
-                    draft.lose(at, &what, "the PROXY protocol is not sent: HTTP endpoints see X-Forwarded-For")
-                }
+                // One for all servers of an upstream, as TLS is; checks send it in any case.
+                "send-proxy" => self.proxy_protocol = Some("v1"),
+                "send-proxy-v2" | "send-proxy-v2-ssl" | "send-proxy-v2-ssl-cn" => self.proxy_protocol = Some("v2"),
+                "proxy-v2-options" => drop(options.next()),
+                "check-send-proxy" => {}
                 "enabled" | "no-check" | "check-ssl" => {}
                 other => draft.lose(at, &what, format!("`{other}` has no counterpart")),
             }

@@ -92,6 +92,7 @@ const READ: &[&str] = &[
     "client_body_timeout",
     "upstream",
     "server",
+    "proxy_protocol",
     "proxy_timeout",
     "proxy_redirect",
     "ssl",
@@ -354,7 +355,10 @@ impl<'a> Http<'a> {
                 match word.as_str() {
                     "ssl" | "http2" | "default_server" | "default" | "deferred" | "reuseport" => {}
                     word if word.starts_with("backlog=") || word.starts_with("ipv6only=") => {}
-                    "proxy_protocol" => draft.lose(&listen.at, listen.text(), "the PROXY protocol is not read"),
+                    "proxy_protocol" => {
+                        let why = "whom to believe is to be said: `proxy_protocol = \"required\"` and `trusted_proxies` of the listener";
+                        draft.lose(&listen.at, listen.text(), why);
+                    }
                     "quic" => draft.lose(&listen.at, listen.text(), "HTTP/3 is not spoken"),
                     word => draft.lose(&listen.at, listen.text(), format!("`{word}` has no counterpart")),
                 }
@@ -603,12 +607,12 @@ mod tests {
         let (text, findings) = import_text(
             Kind::Nginx,
             "stream {\n  upstream db { server 10.0.0.1:5432; server 10.0.0.2:5432 backup; }\n  \
-             server { listen 127.0.0.1:5432; proxy_pass db; proxy_timeout 1h; }\n  server { listen 53 udp; proxy_pass 10.0.0.3:53; }\n}\n",
+             server { listen 127.0.0.1:5432; proxy_pass db; proxy_timeout 1h; proxy_protocol on; }\n  server { listen 53 udp; proxy_pass 10.0.0.3:53; }\n}\n",
         );
         assert_eq!(findings.len(), 2, "{findings:#?}");
         assert_eq!(table(&text, "listeners.tcp-5432"), ["address = \"127.0.0.1:5432\"", "protocol = \"tcp\""]);
         assert_eq!(table(&text, "tcp_routes.tcp-5432"), ["idle_timeout = \"3600s\"", "listener = \"tcp-5432\"", "upstream = \"db\""]);
-        assert_eq!(table(&text, "upstreams.db"), ["endpoints = [\"10.0.0.1:5432\"]"]);
+        assert_eq!(table(&text, "upstreams.db"), ["endpoints = [\"10.0.0.1:5432\"]", "proxy_protocol = \"v1\""]);
     }
 
     #[test]

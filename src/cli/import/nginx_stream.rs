@@ -33,6 +33,9 @@ pub(super) fn put_stream(stream: &Directive, draft: &mut Draft) {
         if let Some(time) = server.last("proxy_connect_timeout").and_then(|time| parse_time(time.argument(0))) {
             fields.insert("timeouts".into(), inline([("connect", duration(time))]));
         }
+        if server.last("proxy_protocol").is_some_and(|setting| setting.argument(0) == "on") {
+            fields.insert("proxy_protocol".into(), "v1".into());
+        }
         let name = draft.add(Section::Upstreams, pass.argument(0), &pass.at, &pass.text(), fields);
         for listen in listens {
             let is_plain = !listen.arguments.iter().any(|word| matches!(word.as_str(), "udp" | "ssl" | "proxy_protocol"));

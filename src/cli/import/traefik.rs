@@ -180,7 +180,11 @@ impl Http {
             for (key, node) in entry.entries() {
                 match key.to_ascii_lowercase().as_str() {
                     "address" | "http" | "forwardedheaders" | "asdefault" => {}
-                    "proxyprotocol" => draft.lose(&node.at, format!("entryPoints.{name}.{key}"), "the PROXY protocol is not read"),
+                    "proxyprotocol" => draft.lose(
+                        &node.at,
+                        format!("entryPoints.{name}.{key}"),
+                        "say `proxy_protocol` and `trusted_proxies` of the listener",
+                    ),
                     "transport" => draft.lose(
                         &node.at,
                         format!("entryPoints.{name}.{key}"),
