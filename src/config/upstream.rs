@@ -467,6 +467,7 @@ mod tests {
             (r#"{"sticky":{"cookie":"a","path":"x"}}"#, "must start with `/`"),
             (r#"{"host":{"rewrite":"a\nb"}}"#, "cannot be rewritten"),
             (r#"{"timeouts":{"connect":"0s"}}"#, "more than zero"),
+            (r#"{"proxy_protocol":"v3"}"#, "expected `v1` or `v2`"),
         ] {
             assert!(check(json).unwrap_err().contains(expected), "{json}");
         }

@@ -250,7 +250,7 @@ mod tests {
 
     /// Every kind, and every field that is not as it is by default.
     const EVERYTHING: &[(&str, &str)] = &[
-        ("listeners/web", r#"{"address":"0.0.0.0:8080","trusted_proxies":["10.0.0.0/8"]}"#),
+        ("listeners/web", r#"{"address":"0.0.0.0:8080","trusted_proxies":["10.0.0.0/8"],"proxy_protocol":"optional"}"#),
         ("listeners/secure", r#"{"address":"[::]:8443","tls":{"certificates":["site"]}}"#),
         ("listeners/db", r#"{"address":"127.0.0.1:5432","protocol":"tcp"}"#),
         (
@@ -266,7 +266,7 @@ mod tests {
         ("certificates/file", r#"{"cert":"/etc/site.pem","key":"/etc/site.key"}"#),
         (
             "upstreams/api",
-            r#"{"balance":{"hash":{"header":"X-Key"}},"sticky":{"cookie":"s"},"health":{"http":"/healthz","interval":"2s","rise":2,"fall":3},"endpoints":["10.0.0.1:80",{"address":"10.0.0.2:80","weight":3}],"protocol":"h2","tls":{},"host":{"rewrite":"x.test"},"retries":5,"drain_timeout":"1m"}"#,
+            r#"{"balance":{"hash":{"header":"X-Key"}},"sticky":{"cookie":"s"},"health":{"http":"/healthz","interval":"2s","rise":2,"fall":3},"endpoints":["10.0.0.1:80",{"address":"10.0.0.2:80","weight":3}],"protocol":"h2","tls":{},"proxy_protocol":"v2","host":{"rewrite":"x.test"},"retries":5,"drain_timeout":"1m"}"#,
         ),
         ("upstreams/api/endpoints/1", "10.0.0.3:80"),
         ("upstreams/db/endpoints/1", r#"{"address":"[::1]:5432","weight":2}"#),

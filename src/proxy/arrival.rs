@@ -63,7 +63,7 @@ pub(crate) async fn read(
     };
     match header {
         Ok(header) => Some(direct.told(header)),
-        Err(Refused::Invalid(Invalid::Absent)) if !is_required => Some(direct),
+        Err(Refused::Invalid(Invalid::Absent) | Refused::Closed) if !is_required => Some(direct),
         Err(refused) => {
             refused.say(worker, listener, direct.peer);
             None

@@ -303,7 +303,7 @@ async fn an_optional_header_of_a_tcp_stream() {
     })
     .await;
     let proxy = Proxy::start(&tcp(&endpoint, OPTIONAL)).await;
-    for (sent, echoed) in [("PROXY UNKNOWN\r\nPROXY TCP", "PROXY TCP"), ("PRONTO", "PRONTO"), ("\r\n\r\nQUIT", "\r\n\r\nQUIT")] {
+    for (sent, echoed) in [("PROXY UNKNOWN\r\nPROXY TCP", "PROXY TCP"), ("PRONTO", "PRONTO"), ("\r\n\r\nQUIT", "\r\n\r\nQUIT"), ("", "")] {
         let mut client = proxy.connect().await;
         for byte in sent.bytes() {
             client.send([byte]).await;
@@ -311,6 +311,8 @@ async fn an_optional_header_of_a_tcp_stream() {
         client.finish().await;
         assert_eq!(client.rest().await, echoed.as_bytes(), "{sent:?}");
     }
+    // Who ended without a byte was passed on as well.
+    assert_eq!(endpoint.accepted(), 4);
 }
 
 /// Who has said nothing yet does not hold up the end.

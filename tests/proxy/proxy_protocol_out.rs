@@ -156,6 +156,39 @@ async fn endpoints_are_told_before_a_tcp_stream() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn ipv6_clients_are_told_of() {
+    for (version, start) in [("v1", "PROXY TCP6 ::1 ::1 "), ("v2", "v2 TCP6 ::1 ::1 ")] {
+        let recording = Recording::http1(None).await;
+        let config = to(&[recording.endpoint.address], &format!("proxy_protocol = \"{version}\"")).replace("127.0.0.1:0", "[::1]:0");
+        let proxy = Proxy::start(&config).await;
+        assert_eq!(proxy.get("/").await.status(), 200);
+        let told = recording.told()[0].clone();
+        assert!(told.line.starts_with(start) && told.addresses().1 == proxy.address(), "{told:?}");
+    }
+}
+
+/// A WebSocket is the client's own connection, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgraded_connection_began_with_a_header() {
+    let recording = Recording::start(None, |mut conn| async move {
+        if conn.request().await.is_some() {
+            conn.wire.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await;
+            let sent = conn.wire.read(5).await;
+            conn.wire.send(sent).await;
+        }
+    })
+    .await;
+    let proxy = Proxy::start(&to(&[recording.endpoint.address], "proxy_protocol = \"v2\"")).await;
+    let (mut client, ip) = client_of(&proxy, "127.0.0.7").await;
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await;
+    assert_eq!(client.response().await.status(), 101);
+    client.send("hello").await;
+    assert_eq!(&client.read(5).await[..], b"hello");
+    client.ended().await;
+    assert_names(&recording.told()[0], "v2", &ip, proxy.address());
+}
+
 /// What we know of the client's TLS.
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_of_the_client_is_told() {
