@@ -40,9 +40,12 @@ descriptions! {
     UPSTREAM_ERRORS = "nuncio_upstream_errors_total", "Requests and connections that failed for good, by upstream and cause.";
     UPSTREAM_CONNECTIONS = "nuncio_upstream_connections_total", "Connections opened to endpoints, by upstream.";
     HEALTH_TRANSITIONS = "nuncio_health_transitions_total", "Endpoints that went up or down, by upstream and direction.";
-    CONNECTIONS = "nuncio_connections_total", "Connections accepted, by listener.";
-    CONNECTIONS_OPEN = "nuncio_connections_open", "Connections open, by listener.";
+    CONNECTIONS = "nuncio_connections_total", "Connections accepted, and UDP sessions begun, by listener.";
+    CONNECTIONS_OPEN = "nuncio_connections_open", "Connections and UDP sessions open, by listener.";
     TCP_BYTES = "nuncio_tcp_bytes_total", "Bytes forwarded by TCP routes, by route and direction.";
+    UDP_DATAGRAMS = "nuncio_udp_datagrams_total", "Datagrams forwarded by UDP routes, by route, upstream and direction.";
+    UDP_BYTES = "nuncio_udp_bytes_total", "Bytes of datagrams forwarded by UDP routes, by route, upstream and direction.";
+    UDP_DROPPED = "nuncio_udp_dropped_total", "Datagrams dropped by UDP routes, by route, upstream and reason.";
     TABLE_GENERATION = "nuncio_table_generation", "Generation of the table in force.";
     TABLE_COMPILE_DURATION = "nuncio_table_compile_duration_seconds", "Time to compile a table.";
     CHANGE_LATENCY = "nuncio_change_latency_seconds", "Time from a change being seen to its table being live.";
@@ -176,6 +179,86 @@ impl TcpRouteMetrics {
             meter.counter(TCP_BYTES, &labels)
         };
         Self { connections: RouteMetrics::new(meter, route, Some(upstream)), sent: bytes("to_endpoint"), received: bytes("to_client") }
+    }
+}
+
+/// The handles of one UDP route.
+#[derive(Debug)]
+pub struct UdpRouteMetrics {
+    meter: Meter,
+    route: Name,
+    upstream: Name,
+    /// From clients to endpoints.
+    pub requests: DatagramMetrics,
+    /// From endpoints to clients.
+    pub replies: DatagramMetrics,
+    /// By [`UdpDrop`]; made when the first is dropped.
+    dropped: [OnceLock<Counter>; UdpDrop::ALL.len()],
+}
+
+/// Datagrams of one direction.
+#[derive(Debug)]
+pub struct DatagramMetrics {
+    datagrams: Counter,
+    bytes: Counter,
+}
+
+impl DatagramMetrics {
+    /// Counts datagrams that were sent on.
+    pub fn count(&self, datagrams: usize, bytes: usize) {
+        self.datagrams.increment(datagrams as u64);
+        self.bytes.increment(bytes as u64);
+    }
+}
+
+/// Why a datagram was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UdpDrop {
+    /// The route's upstream is missing.
+    NoUpstream,
+    /// No endpoint is eligible.
+    NoEndpoint,
+    /// There can be no further session: `limits.sessions`, descriptors or ports are used up.
+    NoSession,
+    /// The endpoint, or the way to it, refused it.
+    Endpoint,
+    /// The client, or the way to it, refused it.
+    Client,
+}
+
+impl UdpDrop {
+    const ALL: [Self; 5] = [Self::NoUpstream, Self::NoEndpoint, Self::NoSession, Self::Endpoint, Self::Client];
+
+    /// What it is called.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::NoUpstream => "no_upstream",
+            Self::NoEndpoint => "no_endpoint",
+            Self::NoSession => "no_session",
+            Self::Endpoint => "endpoint",
+            Self::Client => "client",
+        }
+    }
+}
+
+impl UdpRouteMetrics {
+    /// The handles of `route`, which sends to `upstream`.
+    #[must_use]
+    pub fn new(meter: &Meter, route: &Name, upstream: &Name) -> Self {
+        let direction = |direction: &str| {
+            let labels = [("route", route.as_str()), ("upstream", upstream.as_str()), ("direction", direction)];
+            DatagramMetrics { datagrams: meter.counter(UDP_DATAGRAMS, &labels), bytes: meter.counter(UDP_BYTES, &labels) }
+        };
+        let (requests, replies) = (direction("to_endpoint"), direction("to_client"));
+        Self { meter: meter.clone(), route: route.clone(), upstream: upstream.clone(), requests, replies, dropped: Default::default() }
+    }
+
+    /// Counts datagrams that were dropped.
+    pub fn dropped(&self, reason: UdpDrop, datagrams: usize) {
+        let Some((cell, _)) = self.dropped.iter().zip(UdpDrop::ALL).find(|(_, known)| *known == reason) else { return };
+        let labels = [("route", self.route.as_str()), ("upstream", self.upstream.as_str()), ("reason", reason.label())];
+        cell.get_or_init(|| self.meter.counter(UDP_DROPPED, &labels)).increment(datagrams as u64);
     }
 }
 

@@ -60,6 +60,7 @@ fn as_json(config: &FileConfig) {
     section(Kind::Listener, &snapshot.listeners);
     section(Kind::Route, &snapshot.routes);
     section(Kind::TcpRoute, &snapshot.tcp_routes);
+    section(Kind::UdpRoute, &snapshot.udp_routes);
     section(Kind::Middleware, &snapshot.middlewares);
     section(Kind::Certificate, &snapshot.certificates);
     for (name, upstream) in &snapshot.upstreams {

@@ -89,6 +89,7 @@ fn is_same(a: &Snapshot, b: &Snapshot) -> bool {
     a.listeners == b.listeners
         && a.routes == b.routes
         && a.tcp_routes == b.tcp_routes
+        && a.udp_routes == b.udp_routes
         && a.upstreams == b.upstreams
         && a.middlewares == b.middlewares
         && a.certificates == b.certificates

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::table::age;
-use crate::config::{MiddlewareRef, Origin, Route, TcpRoute};
+use crate::config::{MiddlewareRef, Origin, Route, TcpRoute, UdpRoute};
 use crate::middleware::Middleware;
 use crate::names::Name;
 use crate::routing::RoutingTable;
@@ -22,6 +22,9 @@ pub struct RoutesView {
     pub routes: Vec<RouteView>,
     /// The TCP routes, by name.
     pub tcp_routes: Vec<TcpRouteView>,
+    /// The UDP routes, by name.
+    #[serde(default)]
+    pub udp_routes: Vec<UdpRouteView>,
 }
 
 /// An HTTP route.
@@ -91,6 +94,29 @@ pub struct TcpRouteView {
     pub since_seconds: f64,
 }
 
+/// A UDP route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UdpRouteView {
+    /// Its name.
+    pub name: Name,
+    /// The listener whose datagrams it takes.
+    pub listener: Name,
+    /// Where they go.
+    pub upstream: Name,
+    /// How many replies a datagram has. None: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub responses: Option<u16>,
+    /// Why they are dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<String>,
+    /// Where it was read.
+    pub origin: Origin,
+    /// The generation of its last change.
+    pub since_generation: u64,
+    /// How long ago that was seen in its source.
+    pub since_seconds: f64,
+}
+
 impl RoutesView {
     pub(super) fn of(table: &RoutingTable) -> Self {
         let shared: BTreeMap<&Name, &Middleware> = table.configured_middlewares().map(|it| (it.name, it.value)).collect();
@@ -99,6 +125,7 @@ impl RoutesView {
             generation: table.generation,
             routes: table.configured_routes().map(|route| RouteView::of(&route, &shared, targets.get(route.name).copied())).collect(),
             tcp_routes: table.configured_tcp_routes().map(|route| TcpRouteView::of(&route, table)).collect(),
+            udp_routes: table.configured_udp_routes().map(|route| UdpRouteView::of(&route, table)).collect(),
         }
     }
 }
@@ -131,6 +158,27 @@ impl TcpRouteView {
             upstream: route.value.upstream.clone(),
             passthrough: route.value.passthrough,
             closed: served.and_then(|served| closed(&served.target)),
+            origin: route.origin.clone(),
+            since_generation: route.since.generation,
+            since_seconds: age(route.since.seen_at, Instant::now()),
+        }
+    }
+}
+
+impl UdpRouteView {
+    fn of(route: &Configured<'_, UdpRoute>, table: &RoutingTable) -> Self {
+        let served = table.udp_routes.get(&route.value.listener);
+        let closed = match served {
+            Some(served) if served.name == *route.name => closed(&served.target),
+            Some(other) => Some(format!("listener `{}` belongs to UDP route `{}`", route.value.listener, other.name)),
+            None => None,
+        };
+        Self {
+            name: route.name.clone(),
+            listener: route.value.listener.clone(),
+            upstream: route.value.upstream.clone(),
+            responses: route.value.responses.map(std::num::NonZero::get),
+            closed,
             origin: route.origin.clone(),
             since_generation: route.since.generation,
             since_seconds: age(route.since.seen_at, Instant::now()),

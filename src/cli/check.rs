@@ -81,7 +81,8 @@ pub(super) fn sentence(checked: &Checked) -> String {
 /// `1 listener, 3 routes, 2 upstreams`.
 pub(super) fn objects(summary: &Summary) -> String {
     let tcp = (summary.tcp_routes > 0).then(|| count(summary.tcp_routes, "TCP route"));
-    let all =
-        [Some(count(summary.listeners, "listener")), Some(count(summary.routes, "route")), tcp, Some(count(summary.upstreams, "upstream"))];
+    let udp = (summary.udp_routes > 0).then(|| count(summary.udp_routes, "UDP route"));
+    let (listeners, routes) = (count(summary.listeners, "listener"), count(summary.routes, "route"));
+    let all = [Some(listeners), Some(routes), tcp, udp, Some(count(summary.upstreams, "upstream"))];
     all.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -29,6 +29,7 @@ fn row(listener: &ListenerView) -> Vec<(String, Tone)> {
     let protocol = match listener.protocol {
         ListenerProtocol::Http => "http",
         ListenerProtocol::Tcp => "tcp",
+        ListenerProtocol::Udp => "udp",
     };
     let state = match &listener.error {
         Some(error) => (format!("not open: {error}"), Tone::Bad),

@@ -1,6 +1,6 @@
 //! `nuncio routes`: where a running instance sends what.
 
-use nuncio::admin::routes::{MiddlewareView, RouteView, RoutesView, TcpRouteView};
+use nuncio::admin::routes::{MiddlewareView, RouteView, RoutesView, TcpRouteView, UdpRouteView};
 
 use super::Failure;
 use super::client::Question;
@@ -25,7 +25,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 fn draw(answer: &RoutesView) {
     let header = ["route", "match", "priority", "listeners", "middlewares", "upstream", "state", "from"];
-    say_table(&header, answer.routes.iter().map(route).chain(answer.tcp_routes.iter().map(tcp_route)));
+    say_table(
+        &header,
+        answer.routes.iter().map(route).chain(answer.tcp_routes.iter().map(tcp_route)).chain(answer.udp_routes.iter().map(udp_route)),
+    );
 }
 
 fn route(route: &RouteView) -> Vec<(String, Tone)> {
@@ -51,6 +54,19 @@ fn tcp_route(route: &TcpRouteView) -> Vec<(String, Tone)> {
         plain(if route.passthrough { "passthrough" } else { "" }),
         plain(&route.upstream),
         state(route.closed.as_deref(), "closed"),
+        faint(&route.origin),
+    ]
+}
+
+fn udp_route(route: &UdpRouteView) -> Vec<(String, Tone)> {
+    vec![
+        plain(&route.name),
+        plain("UDP"),
+        plain(""),
+        plain(&route.listener),
+        plain(""),
+        plain(&route.upstream),
+        state(route.closed.as_deref(), "dropped"),
         faint(&route.origin),
     ]
 }

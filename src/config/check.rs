@@ -69,6 +69,7 @@ mod tests {
             "certificates.x",
             "routes.x",
             "tcp_routes.x",
+            "udp_routes.x",
             "upstreams.x",
             "upstreams.x.sticky",
             "upstreams.x.health",

@@ -172,7 +172,8 @@ fn problem_in(source: &Source<'_>, error: DecodeError) -> Problem {
 }
 
 /// The tables at the top of a file.
-const TABLES: [&str; 8] = ["server", "providers", "listeners", "routes", "tcp_routes", "upstreams", "middlewares", "certificates"];
+const TABLES: [&str; 9] =
+    ["server", "providers", "listeners", "routes", "tcp_routes", "udp_routes", "upstreams", "middlewares", "certificates"];
 
 /// A file while it is decoded.
 struct FileDecoder<'a> {
@@ -202,6 +203,7 @@ impl FileDecoder<'_> {
             "listeners" => snapshot.listeners = self.section(Kind::Listener, table, &mut snapshot.problems),
             "routes" => snapshot.routes = self.section(Kind::Route, table, &mut snapshot.problems),
             "tcp_routes" => snapshot.tcp_routes = self.section(Kind::TcpRoute, table, &mut snapshot.problems),
+            "udp_routes" => snapshot.udp_routes = self.section(Kind::UdpRoute, table, &mut snapshot.problems),
             "upstreams" => snapshot.upstreams = self.upstreams(table, &mut snapshot.problems),
             "middlewares" => snapshot.middlewares = self.section(Kind::Middleware, table, &mut snapshot.problems),
             "certificates" => snapshot.certificates = self.section(Kind::Certificate, table, &mut snapshot.problems),

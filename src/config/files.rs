@@ -153,8 +153,9 @@ fn suddenly_empty() -> Problem {
 
 impl FileConfig {
     fn is_empty(&self) -> bool {
-        let Snapshot { listeners, routes, tcp_routes, upstreams, middlewares, certificates, .. } = &self.snapshot;
-        let objects = listeners.len() + routes.len() + tcp_routes.len() + upstreams.len() + middlewares.len() + certificates.len();
+        let Snapshot { listeners, routes, tcp_routes, udp_routes, upstreams, middlewares, certificates, .. } = &self.snapshot;
+        let of_routes = routes.len() + tcp_routes.len() + udp_routes.len();
+        let objects = listeners.len() + of_routes + upstreams.len() + middlewares.len() + certificates.len();
         objects == 0 && self.server_origin.is_none() && self.providers.is_empty()
     }
 }
@@ -207,6 +208,7 @@ pub(crate) fn reuse(snapshot: &mut Snapshot, before: &Snapshot) {
     reuse_equal(&mut snapshot.listeners, &before.listeners);
     reuse_equal(&mut snapshot.routes, &before.routes);
     reuse_equal(&mut snapshot.tcp_routes, &before.tcp_routes);
+    reuse_equal(&mut snapshot.udp_routes, &before.udp_routes);
     reuse_equal(&mut snapshot.upstreams, &before.upstreams);
     reuse_equal(&mut snapshot.middlewares, &before.middlewares);
     reuse_equal(&mut snapshot.certificates, &before.certificates);
@@ -247,6 +249,7 @@ fn merge_snapshot(merged: &mut Snapshot, file: &Snapshot) {
     merge_entries(Kind::Listener, &mut merged.listeners, &file.listeners, problems);
     merge_entries(Kind::Route, &mut merged.routes, &file.routes, problems);
     merge_entries(Kind::TcpRoute, &mut merged.tcp_routes, &file.tcp_routes, problems);
+    merge_entries(Kind::UdpRoute, &mut merged.udp_routes, &file.udp_routes, problems);
     merge_section(Kind::Upstream, &mut merged.upstreams, &file.upstreams, UpstreamEntry::origin, problems);
     merge_entries(Kind::Middleware, &mut merged.middlewares, &file.middlewares, problems);
     merge_entries(Kind::Certificate, &mut merged.certificates, &file.certificates, problems);

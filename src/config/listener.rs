@@ -16,7 +16,7 @@ pub struct Listener {
     /// IP address and port, such as `"0.0.0.0:8080"` or `"[::1]:8080"`. `":8080"` is every IPv4 address. Port 0 takes a free one.
     #[serde(deserialize_with = "deserialize_address")]
     pub address: SocketAddr,
-    /// What is spoken on it: `"http"` (default; HTTP/1.1 and HTTP/2) or `"tcp"`.
+    /// What is spoken on it: `"http"` (default; HTTP/1.1 and HTTP/2), `"tcp"` or `"udp"`.
     #[serde(default)]
     pub protocol: ListenerProtocol,
     /// Terminates TLS when present. `{}` offers every certificate of the table.
@@ -66,6 +66,12 @@ impl Listener {
     pub fn tcp(address: SocketAddr) -> Self {
         Self { protocol: ListenerProtocol::Tcp, ..Self::http(address) }
     }
+
+    /// A UDP listener on `address`, all else at its default.
+    #[must_use]
+    pub fn udp(address: SocketAddr) -> Self {
+        Self { protocol: ListenerProtocol::Udp, ..Self::http(address) }
+    }
 }
 
 impl Listener {
@@ -74,6 +80,11 @@ impl Listener {
     /// # Errors
     /// A sentence that names the first that does not.
     pub fn check(&self) -> Result<(), String> {
+        if self.protocol == ListenerProtocol::Udp {
+            self.check_udp()?;
+        } else if self.limits.sessions != ListenerLimits::default().sessions {
+            return Err("`limits.sessions` is about UDP, and applies to `protocol = \"udp\"` alone".into());
+        }
         if self.protocol == ListenerProtocol::Tcp {
             if !self.trusted_proxies.is_empty() && self.proxy_protocol == ProxyProtocol::Off {
                 return Err(
@@ -102,6 +113,23 @@ impl Listener {
         }
         self.limits.check()
     }
+
+    /// A UDP listener has an address and a number of sessions, and nothing else.
+    fn check_udp(&self) -> Result<(), String> {
+        let limits = ListenerLimits { sessions: self.limits.sessions, ..ListenerLimits::default() };
+        let said = [
+            ("tls", self.tls.is_some()),
+            ("trusted_proxies", !self.trusted_proxies.is_empty()),
+            ("forwarded", self.forwarded != Forwarded::default()),
+            ("encoded_slashes", self.encoded_slashes != EncodedSlashes::default()),
+            ("timeouts", self.timeouts != ListenerTimeouts::default()),
+            ("limits` other than `sessions", self.limits != limits),
+        ];
+        match said.iter().find(|(_, is_said)| *is_said) {
+            Some((key, _)) => Err(format!("`{key}` does not apply to `protocol = \"udp\"`")),
+            None => Ok(()),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Listener {
@@ -127,6 +155,8 @@ pub enum ListenerProtocol {
     Http,
     /// A stream of bytes, forwarded as it is.
     Tcp,
+    /// Datagrams, forwarded as they are.
+    Udp,
 }
 
 /// Whether connections begin with a PROXY header, before TLS.
@@ -233,11 +263,22 @@ pub struct ListenerLimits {
     /// Anomalies (streams reset before they ended, empty frames, settings and pings beyond need) that one HTTP/2 connection may
     /// show before it is closed. Answered requests, time and bytes taken make up for them. Default 1,000.
     pub h2_anomalies: u32,
+    /// UDP sessions at once, over all workers: one per client address and port. When there are as many, the one that was silent for
+    /// the longest gives way to the next. Each has a descriptor, and one of the ports of `net.ipv4.ip_local_port_range`. Default 65,536.
+    pub sessions: u32,
 }
 
 impl Default for ListenerLimits {
     fn default() -> Self {
-        Self { connections: 65_536, header_bytes: 65_536, headers: 100, uri_bytes: 16_384, h2_streams: 200, h2_anomalies: 1_000 }
+        Self {
+            connections: 65_536,
+            header_bytes: 65_536,
+            headers: 100,
+            uri_bytes: 16_384,
+            h2_streams: 200,
+            h2_anomalies: 1_000,
+            sessions: 65_536,
+        }
     }
 }
 
@@ -246,8 +287,8 @@ impl ListenerLimits {
     pub const HEADER_BYTES_MIN: u32 = 8_192;
 
     fn check(&self) -> Result<(), String> {
-        let Self { connections, header_bytes, headers, uri_bytes, h2_streams, h2_anomalies } = *self;
-        let all = [connections, header_bytes, headers.into(), uri_bytes.into(), h2_streams, h2_anomalies];
+        let Self { connections, header_bytes, headers, uri_bytes, h2_streams, h2_anomalies, sessions } = *self;
+        let all = [connections, header_bytes, headers.into(), uri_bytes.into(), h2_streams, h2_anomalies, sessions];
         if all.contains(&0) {
             return Err("`limits` must be more than zero".into());
         }
@@ -293,6 +334,16 @@ mod tests {
             assert!(told("").unwrap_err().contains("needs `trusted_proxies`"));
             assert_eq!(told(r#","trusted_proxies":["10.0.0.0/8"]"#).unwrap().proxy_protocol, ProxyProtocol::Required);
         }
+        for (json, key) in [
+            (r#""tls":{}"#, "`tls`"),
+            (r#""timeouts":{"client_idle":"1s"}"#, "`timeouts`"),
+            (r#""limits":{"connections":1}"#, "`limits` other than `sessions`"),
+        ] {
+            let error = check(&format!(r#"{{"address":":1","protocol":"udp",{json}}}"#)).unwrap_err();
+            assert!(error.contains(key) && error.contains("does not apply"), "{error}");
+        }
+        assert!(check(r#"{"address":":1","protocol":"udp","limits":{"sessions":5}}"#).is_ok());
+        assert!(check(r#"{"address":":1","limits":{"sessions":5}}"#).unwrap_err().contains("about UDP"));
         let listener = check(r#"{"address":":1","protocol":"tcp"}"#).unwrap();
         assert_eq!(check(&serde_json::to_string(&listener).unwrap()), Ok(listener));
     }

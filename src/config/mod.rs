@@ -2,7 +2,7 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | [`listener`], [`route`], [`upstream`], [`certificate`] | the objects, each with its fields and defaults |
+//! | [`listener`], [`route`], [`udp_route`], [`upstream`], [`certificate`] | the objects, each with its fields and defaults |
 //! | [`address`] | where an endpoint listens: IP address or name |
 //! | [`snapshot`] | what a provider publishes: objects with their origin, or the problem that stands in an object's place |
 //! | [`problem`] | what is wrong with an object, where, and how to mend it |
@@ -43,6 +43,7 @@ pub mod snapshot;
 mod source;
 pub mod tcp_route;
 mod token;
+pub mod udp_route;
 pub mod upstream;
 
 pub use address::Address;
@@ -57,6 +58,7 @@ pub use route::{MiddlewareRef, Route};
 pub use server::ServerConfig;
 pub use snapshot::{Entry, Origin, Snapshot};
 pub use tcp_route::TcpRoute;
+pub use udp_route::UdpRoute;
 pub use upstream::{Endpoint, Upstream};
 
 /// A whole routing configuration, as a program writes it. Providers publish [`Snapshot`]s, which one converts into.
@@ -69,6 +71,8 @@ pub struct RoutingConfig {
     pub routes: BTreeMap<Name, Route>,
     /// Which TCP connections go where.
     pub tcp_routes: BTreeMap<Name, TcpRoute>,
+    /// Which UDP datagrams go where.
+    pub udp_routes: BTreeMap<Name, UdpRoute>,
     /// The groups of endpoints.
     pub upstreams: BTreeMap<Name, Upstream>,
     /// Middlewares that several routes share.

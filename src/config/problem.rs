@@ -77,6 +77,8 @@ pub enum Kind {
     Route,
     /// [`TcpRoute`](super::TcpRoute).
     TcpRoute,
+    /// [`UdpRoute`](super::UdpRoute).
+    UdpRoute,
     /// [`Upstream`](super::Upstream).
     Upstream,
     /// [`Endpoint`](super::Endpoint).
@@ -93,6 +95,7 @@ impl fmt::Display for Kind {
             Self::Listener => "listener",
             Self::Route => "route",
             Self::TcpRoute => "TCP route",
+            Self::UdpRoute => "UDP route",
             Self::Upstream => "upstream",
             Self::Endpoint => "endpoint",
             Self::Middleware => "middleware",

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Certificate, Endpoint, Listener, Problem, Route, RoutingConfig, TcpRoute, Upstream};
+use super::{Certificate, Endpoint, Listener, Problem, Route, RoutingConfig, TcpRoute, UdpRoute, Upstream};
 use crate::middleware::Middleware;
 use crate::names::Name;
 
@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub routes: Section<Route>,
     /// Which TCP connections go where.
     pub tcp_routes: Section<TcpRoute>,
+    /// Which UDP datagrams go where.
+    pub udp_routes: Section<UdpRoute>,
     /// The groups of endpoints.
     pub upstreams: BTreeMap<Name, Arc<UpstreamEntry>>,
     /// Middlewares that several routes share.
@@ -146,6 +148,7 @@ impl Snapshot {
             listeners: Section::new(),
             routes: Section::new(),
             tcp_routes: Section::new(),
+            udp_routes: Section::new(),
             upstreams: BTreeMap::new(),
             middlewares: Section::new(),
             certificates: Section::new(),
@@ -163,6 +166,7 @@ impl Snapshot {
             .chain(problems(&self.listeners))
             .chain(problems(&self.routes))
             .chain(problems(&self.tcp_routes))
+            .chain(problems(&self.udp_routes))
             .chain(self.upstreams.values().flat_map(|upstream| upstream.problems()))
             .chain(problems(&self.middlewares))
             .chain(problems(&self.certificates))
@@ -180,6 +184,7 @@ impl Snapshot {
             listeners: section(config.listeners, &origin),
             routes: section(config.routes, &origin),
             tcp_routes: section(config.tcp_routes, &origin),
+            udp_routes: section(config.udp_routes, &origin),
             upstreams: upstreams.collect(),
             middlewares: section(config.middlewares, &origin),
             certificates: section(config.certificates, &origin),

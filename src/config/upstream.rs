@@ -1,6 +1,7 @@
 //! An upstream as it is wanted: endpoints, how one is chosen, how it is reached, and how we know that it is well.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery};
@@ -320,6 +321,8 @@ pub enum SameSite {
 pub struct Health {
     /// What is asked.
     pub probe: Probe,
+    /// The port that is asked. Default: the endpoint's own. For endpoints that speak UDP, or have a port for such questions.
+    pub port: Option<NonZeroU16>,
     /// Time between two probes, give or take a tenth. Default 2 s.
     pub interval: Duration,
     /// How long one probe may take. Default 1 s.
@@ -357,6 +360,8 @@ struct HealthTable {
     host: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     status: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    port: Option<NonZeroU16>,
     #[serde(default = "interval_default", with = "duration")]
     interval: Duration,
     #[serde(default = "timeout_default", with = "duration")]
@@ -406,7 +411,8 @@ impl TryFrom<HealthTable> for Health {
         if table.interval < Duration::from_millis(10) || table.timeout.is_zero() || table.rise == 0 || table.fall == 0 {
             return Err("`interval` must be 10ms or more, and `timeout`, `rise` and `fall` more than zero".into());
         }
-        Ok(Self { probe, interval: table.interval, timeout: table.timeout, rise: table.rise, fall: table.fall })
+        let HealthTable { port, interval, timeout, rise, fall, .. } = table;
+        Ok(Self { probe, port, interval, timeout, rise, fall })
     }
 }
 
@@ -421,6 +427,7 @@ impl From<Health> for HealthTable {
             http,
             host,
             status,
+            port: health.port,
             interval: health.interval,
             timeout: health.timeout,
             rise: health.rise,
@@ -479,6 +486,9 @@ mod tests {
     fn health_is_http_or_tcp() {
         let check = |json: &str| serde_json::from_str::<Health>(json).map_err(|error| error.to_string());
         assert_eq!(check(r#"{"tcp":true}"#).unwrap().probe, Probe::Tcp);
+        let other_port = check(r#"{"tcp":true,"port":53}"#).unwrap();
+        assert_eq!(check(&serde_json::to_string(&other_port).unwrap()), Ok(other_port));
+        assert!(check(r#"{"tcp":true,"port":0}"#).is_err());
         let probe = check(r#"{"http":"/up","status":"204"}"#).unwrap().probe;
         assert_eq!(probe, Probe::Http { path: "/up".into(), host: None, status: (204, 204) });
         assert!(check(r#"{"http":"up"}"#).is_err());

@@ -38,6 +38,9 @@ pub struct Summary {
     pub routes: usize,
     /// TCP routes.
     pub tcp_routes: usize,
+    /// UDP routes.
+    #[serde(default)]
+    pub udp_routes: usize,
     /// Upstreams.
     pub upstreams: usize,
 }
@@ -58,6 +61,7 @@ impl Summary {
             listeners: table.listeners.len(),
             routes: table.routes.len(),
             tcp_routes: table.tcp_routes.len(),
+            udp_routes: table.udp_routes.len(),
             upstreams: table.upstreams.len(),
         }
     }

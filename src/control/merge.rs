@@ -26,6 +26,7 @@ pub(super) fn merge<'a>(feeds: &[Arc<Feed>], latest: &'a [Arc<Snapshot>]) -> Cow
         add(&mut merged.listeners, &snapshot.listeners, |name, entry| shadowed(Kind::Listener, name, Some(&entry.origin)));
         add(&mut merged.routes, &snapshot.routes, |name, entry| shadowed(Kind::Route, name, Some(&entry.origin)));
         add(&mut merged.tcp_routes, &snapshot.tcp_routes, |name, entry| shadowed(Kind::TcpRoute, name, Some(&entry.origin)));
+        add(&mut merged.udp_routes, &snapshot.udp_routes, |name, entry| shadowed(Kind::UdpRoute, name, Some(&entry.origin)));
         add(&mut merged.upstreams, &snapshot.upstreams, |name, entry| shadowed(Kind::Upstream, name, entry.origin()));
         add(&mut merged.middlewares, &snapshot.middlewares, |name, entry| shadowed(Kind::Middleware, name, Some(&entry.origin)));
         add(&mut merged.certificates, &snapshot.certificates, |name, entry| shadowed(Kind::Certificate, name, Some(&entry.origin)));
@@ -85,9 +86,10 @@ fn qualified(snapshot: &Snapshot) -> BTreeSet<Name> {
         shared.chain(&route.upstream)
     });
     let tcp_routes = snapshot.tcp_routes.values().filter_map(|entry| entry.value.as_ref().ok());
+    let udp_routes = snapshot.udp_routes.values().filter_map(|entry| entry.value.as_ref().ok()).map(|route| &route.upstream);
     let listeners = snapshot.listeners.values().filter_map(|entry| entry.value.as_ref().ok());
     let certificates = listeners.filter_map(|listener| listener.tls.as_ref()).flat_map(|ListenerTls { certificates, .. }| certificates);
-    let all = of_routes.chain(tcp_routes.map(|route| &route.upstream)).chain(certificates);
+    let all = of_routes.chain(tcp_routes.map(|route| &route.upstream)).chain(udp_routes).chain(certificates);
     all.filter(|name| name.as_str().contains('@')).cloned().collect()
 }
 

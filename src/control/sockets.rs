@@ -4,6 +4,7 @@
 //! that is open or waits to be accepted; a socket that is closed and opened again would refuse what comes in between.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
@@ -14,7 +15,8 @@ use crate::config::listener::ListenerProtocol;
 use crate::metrics as names;
 use crate::metrics::Meter;
 use crate::names::Name;
-use crate::proxy::listener::{ListenerShared, bind};
+use crate::proxy::datagram;
+use crate::proxy::listener::{ListenSocket, ListenerShared, bind};
 use crate::proxy::worker::{Command, WorkerThread};
 use crate::routing::RoutingTable;
 use crate::routing::listener::Listener;
@@ -127,7 +129,7 @@ impl Sockets {
         let (address, protocol) = (listener.settings.address, listener.settings.protocol);
         self.next_id += 1;
         let shared = self.shared(self.next_id, name, address, protocol);
-        let sockets = bind(address, self.workers.len());
+        let sockets = bind_all(address, protocol, self.workers.len());
         let bound = sockets.as_ref().ok().and_then(|sockets| sockets.first()).and_then(|socket| socket.local_addr().ok());
         self.note(&shared, bound, sockets.as_ref().err().map(ToString::to_string));
         let (Ok(sockets), Some(bound)) = (sockets, bound) else { return };
@@ -159,5 +161,13 @@ impl Sockets {
 
     fn tell(&self, command: impl Fn() -> Command) {
         self.workers.iter().for_each(|worker| worker.tell(command()));
+    }
+}
+
+/// One socket per worker.
+fn bind_all(address: SocketAddr, protocol: ListenerProtocol, workers: usize) -> io::Result<Vec<ListenSocket>> {
+    match protocol {
+        ListenerProtocol::Http | ListenerProtocol::Tcp => Ok(bind(address, workers)?.into_iter().map(ListenSocket::Tcp).collect()),
+        ListenerProtocol::Udp => Ok(datagram::bind(address, workers)?.into_iter().map(ListenSocket::Udp).collect()),
     }
 }

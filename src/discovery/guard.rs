@@ -76,6 +76,7 @@ pub fn gone(before: &Snapshot, after: &Snapshot) -> Vec<Gone> {
     add(Kind::Listener, None, missing(&before.listeners, &after.listeners), before.listeners.len());
     add(Kind::Route, None, missing(&before.routes, &after.routes), before.routes.len());
     add(Kind::TcpRoute, None, missing(&before.tcp_routes, &after.tcp_routes), before.tcp_routes.len());
+    add(Kind::UdpRoute, None, missing(&before.udp_routes, &after.udp_routes), before.udp_routes.len());
     add(Kind::Upstream, None, missing(&before.upstreams, &after.upstreams), before.upstreams.len());
     add(Kind::Middleware, None, missing(&before.middlewares, &after.middlewares), before.middlewares.len());
     add(Kind::Certificate, None, missing(&before.certificates, &after.certificates), before.certificates.len());
@@ -100,6 +101,7 @@ pub fn lost(before: &Snapshot, after: &Snapshot) -> Snapshot {
     lost.listeners.retain(|name, _| !after.listeners.contains_key(name));
     lost.routes.retain(|name, _| !after.routes.contains_key(name));
     lost.tcp_routes.retain(|name, _| !after.tcp_routes.contains_key(name));
+    lost.udp_routes.retain(|name, _| !after.udp_routes.contains_key(name));
     lost.middlewares.retain(|name, _| !after.middlewares.contains_key(name));
     lost.certificates.retain(|name, _| !after.certificates.contains_key(name));
     lost.upstreams.retain(|name, entry| {
@@ -121,6 +123,7 @@ pub fn with_held(mut snapshot: Snapshot, held: &Snapshot) -> Snapshot {
     add(&mut snapshot.listeners, &held.listeners);
     add(&mut snapshot.routes, &held.routes);
     add(&mut snapshot.tcp_routes, &held.tcp_routes);
+    add(&mut snapshot.udp_routes, &held.udp_routes);
     add(&mut snapshot.middlewares, &held.middlewares);
     add(&mut snapshot.certificates, &held.certificates);
     for (name, held) in &held.upstreams {

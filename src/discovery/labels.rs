@@ -129,7 +129,7 @@ pub fn is_meant(labels: &BTreeMap<String, String>) -> bool {
     labels.keys().any(|label| label.starts_with(PREFIX)) && labels.get("nuncio.enable").is_none_or(|enable| enable.trim() != "false")
 }
 
-const SECTIONS: [&str; 6] = ["certificates", "listeners", "middlewares", "routes", "tcp_routes", "upstreams"];
+const SECTIONS: [&str; 7] = ["certificates", "listeners", "middlewares", "routes", "tcp_routes", "udp_routes", "upstreams"];
 
 /// Labels that say something of the bearer itself.
 const OWN: [&str; 6] = ["enable", "host", "network", "port", "upstream", "weight"];
@@ -288,7 +288,7 @@ impl Reader<'_> {
         let mut names = memberships.keys();
         let (Some(upstream), None) = (names.next(), names.next()) else { return };
         for ((section, _), object) in objects.iter_mut() {
-            if let ("routes" | "tcp_routes", Value::Object(fields)) = (section.as_str(), object) {
+            if let ("routes" | "tcp_routes" | "udp_routes", Value::Object(fields)) = (section.as_str(), object) {
                 fields.entry("upstream").or_insert_with(|| upstream.clone().into());
             }
         }

@@ -47,6 +47,8 @@ struct Document {
     listeners: StoredSection,
     routes: StoredSection,
     tcp_routes: StoredSection,
+    #[serde(default)]
+    udp_routes: StoredSection,
     upstreams: BTreeMap<Name, StoredUpstream>,
     middlewares: StoredSection,
     certificates: StoredSection,
@@ -97,6 +99,7 @@ pub fn encode(source: &str, snapshot: &Snapshot, saved_at: SystemTime) -> Result
         listeners: stored_section(Kind::Listener, &snapshot.listeners, &mut lost),
         routes: stored_section(Kind::Route, &snapshot.routes, &mut lost),
         tcp_routes: stored_section(Kind::TcpRoute, &snapshot.tcp_routes, &mut lost),
+        udp_routes: stored_section(Kind::UdpRoute, &snapshot.udp_routes, &mut lost),
         middlewares: stored_section(Kind::Middleware, &snapshot.middlewares, &mut lost),
         certificates: stored_section(Kind::Certificate, &snapshot.certificates, &mut lost),
         problems: snapshot.problems.clone(),
@@ -117,6 +120,7 @@ pub fn decode(source: &str, bytes: &[u8], seen_at: Instant) -> Result<Kept, Stor
         listeners: section(Kind::Listener, document.listeners),
         routes: section(Kind::Route, document.routes),
         tcp_routes: section(Kind::TcpRoute, document.tcp_routes),
+        udp_routes: section(Kind::UdpRoute, document.udp_routes),
         upstreams: document.upstreams.into_iter().map(|(name, stored)| (name.clone(), Arc::new(upstream(&name, stored)))).collect(),
         middlewares: section(Kind::Middleware, document.middlewares),
         certificates: section(Kind::Certificate, document.certificates),
@@ -137,6 +141,7 @@ pub fn with_last_good(snapshot: &Snapshot, previous: &Snapshot) -> Snapshot {
     mend_section(&mut good.listeners, &previous.listeners, &mut mended);
     mend_section(&mut good.routes, &previous.routes, &mut mended);
     mend_section(&mut good.tcp_routes, &previous.tcp_routes, &mut mended);
+    mend_section(&mut good.udp_routes, &previous.udp_routes, &mut mended);
     mend_section(&mut good.middlewares, &previous.middlewares, &mut mended);
     mend_section(&mut good.certificates, &previous.certificates, &mut mended);
     for (name, upstream) in &mut good.upstreams {
@@ -258,6 +263,7 @@ mod tests {
             r#"{"match":"Host(\"a.test\") && !Header(\"X\", \"1\") || PathPrefix(\"/b\")","upstream":"api","listeners":["web"],"middlewares":[{"strip_prefix":"/v1"},"office"],"priority":-7,"timeout":"5s"}"#,
         ),
         ("tcp_routes/db", r#"{"listener":"db","upstream":"db"}"#),
+        ("udp_routes/dns", r#"{"listener":"dns","upstream":"db","idle_timeout":"5s","responses":1,"affinity":"none"}"#),
         ("middlewares/office", r#"{"ip_allow":["10.0.0.0/8"]}"#),
         (
             "certificates/site",
@@ -288,8 +294,8 @@ mod tests {
         assert_eq!(good, 3, "the rest is right: {:?}", before.all_problems().collect::<Vec<_>>());
         assert_eq!(after.listeners, before.listeners);
         assert_eq!(
-            (&after.tcp_routes, &after.middlewares, &after.certificates),
-            (&before.tcp_routes, &before.middlewares, &before.certificates)
+            (&after.tcp_routes, &after.udp_routes, &after.middlewares, &after.certificates),
+            (&before.tcp_routes, &before.udp_routes, &before.middlewares, &before.certificates)
         );
         assert_eq!(after.routes["app"], before.routes["app"]);
         assert_eq!((&after.upstreams["api"], &after.upstreams["db"]), (&before.upstreams["api"], &before.upstreams["db"]));

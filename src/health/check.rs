@@ -142,7 +142,7 @@ impl Check {
     }
 
     async fn probe(&self, deadline: Deadline) -> Outcome {
-        let target = Target { endpoint: &self.endpoint, transport: &self.transport, deadline };
+        let target = Target { endpoint: &self.endpoint, transport: &self.transport, port: self.settings.port, deadline };
         match &self.settings.probe {
             Probe::Tcp => tcp::probe(&target).await,
             Probe::Http { path, host, status: (low, high) } => {

@@ -1,5 +1,8 @@
 //! The connection of a probe: TCP, a PROXY header and TLS if the upstream speaks them. Fresh each time, so that it finds out what a new client would.
 
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -18,7 +21,17 @@ use crate::routing::upstream::{Transport, TransportTls};
 pub(super) struct Target<'a> {
     pub(super) endpoint: &'a EndpointState,
     pub(super) transport: &'a Transport,
+    /// Where it is asked in place of its own port.
+    pub(super) port: Option<NonZeroU16>,
     pub(super) deadline: Deadline,
+}
+
+impl Target<'_> {
+    fn address(&self) -> SocketAddr {
+        let mut address = self.endpoint.address;
+        address.set_port(self.port.map_or(address.port(), NonZeroU16::get));
+        address
+    }
 }
 
 /// A connection, plain or encrypted.
@@ -26,7 +39,7 @@ pub(super) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Connects to `target`.
 pub(super) async fn connect(target: &Target<'_>) -> Result<Stream, Failure> {
-    let mut stream = target.deadline.hold("connect", TcpStream::connect(target.endpoint.address)).await?;
+    let mut stream = target.deadline.hold("connect", TcpStream::connect(target.address())).await?;
     if let Some(version) = target.transport.proxy_protocol {
         // It is ours, of no client.
         target.deadline.hold("PROXY header", stream.write_all(&Header::local().write(version))).await?;

@@ -149,7 +149,7 @@ mod tests {
     async fn ask(question: Question<'_>, address: SocketAddr, transport: &Transport, limit: Duration) -> Result<String, String> {
         let tasks = TaskTracker::new();
         let endpoint = EndpointState::new(address, true);
-        let target = Target { endpoint: &endpoint, transport, deadline: Deadline::after(limit) };
+        let target = Target { endpoint: &endpoint, transport, port: None, deadline: Deadline::after(limit) };
         let outcome = probe(&question, &target, &tasks).await;
         until(|| tasks.is_empty()).await;
         outcome.map_err(|failure| failure.reason)

@@ -11,6 +11,8 @@ pub(super) async fn probe(target: &Target<'_>) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::num::NonZeroU16;
     use std::time::Duration;
 
     use super::super::testing::{Server, certified, transport};
@@ -22,8 +24,19 @@ mod tests {
     async fn check(server: &Server, tls: Option<UpstreamTls>, limit: Duration) -> Result<String, String> {
         let transport = transport(UpstreamProtocol::Http1, tls);
         let endpoint = EndpointState::new(server.address, true);
-        let target = Target { endpoint: &endpoint, transport: &transport, deadline: Deadline::after(limit) };
+        let target = Target { endpoint: &endpoint, transport: &transport, port: None, deadline: Deadline::after(limit) };
         probe(&target).await.map_err(|failure| failure.reason)
+    }
+
+    /// What speaks UDP is asked on a TCP port beside it.
+    #[tokio::test]
+    async fn another_port_may_be_asked() {
+        let server = Server::mute().await;
+        let transport = transport(UpstreamProtocol::Http1, None);
+        let endpoint = EndpointState::new(SocketAddr::new(server.address.ip(), 1), true);
+        let target = |port| Target { endpoint: &endpoint, transport: &transport, port, deadline: Deadline::after(Duration::from_secs(10)) };
+        assert_eq!(probe(&target(NonZeroU16::new(server.address.port()))).await, Ok("connected".into()));
+        assert!(probe(&target(None)).await.is_err());
     }
 
     #[tokio::test]

@@ -48,7 +48,7 @@ pub(super) async fn until(is_reached: impl Fn() -> bool) {
 /// An HTTP check that is done often and does not time out.
 pub(super) fn health(path: &str) -> Health {
     let probe = Probe::Http { path: path.into(), host: None, status: (200, 399) };
-    Health { probe, interval: Duration::from_millis(10), timeout: DEADLINE, rise: 2, fall: 3 }
+    Health { probe, port: None, interval: Duration::from_millis(10), timeout: DEADLINE, rise: 2, fall: 3 }
 }
 
 /// Publishes tables one after the other.

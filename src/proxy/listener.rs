@@ -53,6 +53,28 @@ fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A worker's socket of a listener.
+#[derive(Debug)]
+pub enum ListenSocket {
+    /// Accepts connections.
+    Tcp(std::net::TcpListener),
+    /// Receives datagrams.
+    Udp(std::net::UdpSocket),
+}
+
+impl ListenSocket {
+    /// The address it is bound to.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr(),
+            Self::Udp(socket) => socket.local_addr(),
+        }
+    }
+}
+
 /// What all workers share of one listener, for as long as it has its name.
 #[derive(Debug)]
 pub struct ListenerShared {
@@ -108,7 +130,7 @@ impl ListenerHandle {
         self.shared.borrow().id
     }
 
-    fn shared(&self) -> Arc<ListenerShared> {
+    pub(super) fn shared(&self) -> Arc<ListenerShared> {
         self.shared.borrow().clone()
     }
 
@@ -147,6 +169,13 @@ impl ListenerHandle {
     pub(crate) fn close(&self) {
         self.is_closed.set(true);
         self.close.notify_one();
+    }
+
+    /// Waits until it is closed.
+    pub(super) async fn closing(&self) {
+        if !self.is_closed.get() {
+            self.close.notified().await;
+        }
     }
 
     /// Accepts until it is closed. Connections that the kernel has queued by then are accepted still.
@@ -191,6 +220,7 @@ impl ListenerHandle {
             match protocol {
                 ListenerProtocol::Http => super::http::serve(task_worker, handle, stream, peer).await,
                 ListenerProtocol::Tcp => Box::pin(super::tcp::serve(task_worker, handle, stream, peer)).await,
+                ListenerProtocol::Udp => {}
             }
         });
     }
@@ -206,10 +236,10 @@ impl ListenerHandle {
 }
 
 /// One open connection, counted until it is dropped: under the name that its listener has by then.
-struct OpenConnection(Rc<ListenerHandle>);
+pub(super) struct OpenConnection(Rc<ListenerHandle>);
 
 impl OpenConnection {
-    fn try_new(handle: &Rc<ListenerHandle>, limit: u32) -> Option<Self> {
+    pub(super) fn try_new(handle: &Rc<ListenerHandle>, limit: u32) -> Option<Self> {
         let shared = handle.shared();
         let open = shared.open.fetch_add(1, Ordering::Relaxed);
         handle.open.set(handle.open.get() + 1);

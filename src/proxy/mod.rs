@@ -16,6 +16,9 @@
 //! | [`h1`] | HTTP/1.1 towards endpoints |
 //! | `tunnel`, `relay` | bytes both ways: after an upgrade, and for TCP; between two sockets at the least cost |
 //! | `tcp`, `client_hello` | one client connection of a TCP listener, and what it says before anything is encrypted |
+//! | `udp` | the datagrams of a UDP listener: to an endpoint, and its replies back |
+//! | `sessions`, `session` | which client of a UDP listener is at which endpoint: the table; one of them with its socket |
+//! | [`datagram`] | UDP sockets: many datagrams with one call |
 //! | `alarm`, `deadline` | time limits |
 //! | `error` | whose fault it was |
 //! | [`warnings`] | what the log says of requests that fail, however many do |
@@ -28,6 +31,7 @@ mod body;
 mod client;
 pub mod client_hello;
 mod connect;
+pub mod datagram;
 mod deadline;
 mod error;
 mod exchange;
@@ -42,8 +46,11 @@ mod origin;
 mod outgoing;
 mod pool;
 mod relay;
+mod session;
+mod sessions;
 mod stream;
 mod tcp;
 mod tunnel;
+mod udp;
 pub mod warnings;
 pub mod worker;

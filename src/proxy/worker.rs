@@ -14,10 +14,11 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::alarm::{Alarms, TICK};
-use super::listener::{ListenerHandle, ListenerShared};
+use super::listener::{ListenSocket, ListenerHandle, ListenerShared};
 use super::pool::Pool;
 use super::relay::Loans;
 use super::tunnel::Tunnels;
+use super::udp::{UdpPort, UdpPorts};
 use super::warnings::{Warning, Warnings};
 use crate::access::AccessLog;
 use crate::routing::RoutingTable;
@@ -33,7 +34,7 @@ pub enum Command {
         /// Its settings.
         settings: Arc<Listener>,
         /// This worker's socket.
-        socket: std::net::TcpListener,
+        socket: ListenSocket,
     },
     /// Stop accepting on the listener of this id, and end its connections as they become idle.
     Close(u64),
@@ -68,6 +69,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Rc<Pool>,
     pub(crate) tunnels: Rc<Tunnels>,
     pub(crate) loans: Rc<Loans>,
+    pub(crate) udp: Rc<UdpPorts>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) unrouted: Counter,
     warnings: Arc<Warnings>,
@@ -85,6 +87,7 @@ impl Worker {
             pool: Rc::default(),
             tunnels: Rc::default(),
             loans: Rc::default(),
+            udp: Rc::default(),
             access_log: context.access_log,
             unrouted: context.unrouted,
             warnings: context.warnings,
@@ -147,6 +150,7 @@ impl Worker {
     fn tick(&self, now: Instant) {
         self.alarms.tick(now);
         self.pool.sweep(now);
+        self.udp.tick(self, now);
         self.warnings.tell(now);
     }
 
@@ -155,7 +159,10 @@ impl Worker {
             Command::Listen { shared, settings, socket } => {
                 let handle = ListenerHandle::new(shared, settings);
                 self.listeners.borrow_mut().push(handle.clone());
-                self.spawn(handle.accept(self.clone(), socket));
+                match socket {
+                    ListenSocket::Tcp(socket) => self.spawn(handle.accept(self.clone(), socket)),
+                    ListenSocket::Udp(socket) => self.spawn(UdpPort::serve(self.clone(), handle, socket)),
+                }
             }
             Command::Close(id) => {
                 self.listeners.borrow_mut().retain(|listener| {
@@ -173,6 +180,7 @@ impl Worker {
             Command::Cut(endpoints) => endpoints.iter().for_each(|endpoint| {
                 self.pool.cut(*endpoint);
                 self.tunnels.cut(*endpoint);
+                self.udp.cut(*endpoint);
             }),
             Command::Drain => {
                 self.is_draining.set(true);

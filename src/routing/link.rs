@@ -12,11 +12,12 @@ use super::listener::Listener;
 use super::route::{Route, Target, TcpRoute};
 use super::table::{InlineStep, Object, Objects, OwnSteps, RoutingTable, Settled};
 use super::tcp_routes::TcpRoutes;
+use super::udp_route::UdpRoute;
 use super::upstream::Upstream;
 use crate::config::listener::{ListenerProtocol, ListenerTls, TlsVersion};
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::{self, Entry, MiddlewareRef, Origin, Problem};
-use crate::metrics::{RouteMetrics, TcpRouteMetrics};
+use crate::metrics::{RouteMetrics, TcpRouteMetrics, UdpRouteMetrics};
 use crate::middleware::{Middleware, Step};
 use crate::names::Name;
 use crate::suggest;
@@ -34,9 +35,10 @@ pub(super) fn link(settled: Settled, previous: &RoutingTable, generation: u64, c
     let routes = linking.routes();
     let (index, conflicts) = linking.index();
     let tcp_routes = linking.tcp_routes();
+    let udp_routes = linking.udp_routes();
     let listeners = linking.listeners();
     let problems = linking.problems;
-    RoutingTable { generation, routes, tcp_routes, upstreams, listeners, problems, index, conflicts, settled }
+    RoutingTable { generation, routes, tcp_routes, udp_routes, upstreams, listeners, problems, index, conflicts, settled }
 }
 
 struct Linking<'a> {
@@ -187,6 +189,40 @@ impl Linking<'_> {
         let metrics = metrics.unwrap_or_else(|| Arc::new(TcpRouteMetrics::new(&self.context.meter, name, &config.upstream)));
         let config::TcpRoute { passthrough, wait, idle_timeout, max_lifetime, .. } = *config;
         Arc::new(TcpRoute { name: name.clone(), target, passthrough, wait, idle_timeout, max_lifetime, metrics })
+    }
+
+    fn udp_routes(&mut self) -> BTreeMap<Name, Arc<UdpRoute>> {
+        let mut routes: BTreeMap<Name, Arc<UdpRoute>> = BTreeMap::new();
+        for (name, object) in &*self.settled.udp_routes {
+            let Ok(config) = &object.entry.value else { continue };
+            let about = |problem: Problem| problem.about(ObjectId::new(Kind::UdpRoute, name)).at(object.entry.origin.clone());
+            if let Some(taken) = routes.get(&config.listener) {
+                let problem = Problem::error(format!("listener `{}` already belongs to UDP route `{}`", config.listener, taken.name));
+                self.problems.push(about(problem).effect(format!("UDP route `{name}` gets no traffic")));
+                continue;
+            }
+            let listener = std::slice::from_ref(&config.listener);
+            self.check_listener_names(listener, ListenerProtocol::Udp, Kind::UdpRoute, name, &object.entry);
+            let target = self.target(Some(&config.upstream), &[]);
+            if let Target::Closed(reason) = &target {
+                let problem = about(Problem::error(&**reason));
+                let problem = problem.effect(format!("datagrams to listener `{}` are dropped", config.listener)).dangling();
+                let help = self.meant(&config.upstream, self.upstreams.keys());
+                self.problems.push(Problem { help, ..problem });
+            }
+            let before = self.previous.udp_routes.get(&config.listener).filter(|before| before.name == *name);
+            routes.insert(config.listener.clone(), self.udp_route(name, config, target, before));
+        }
+        routes
+    }
+
+    fn udp_route(&self, name: &Name, config: &config::UdpRoute, target: Target, before: Option<&Arc<UdpRoute>>) -> Arc<UdpRoute> {
+        if let Some(same) = before.filter(|before| before.settings == *config && before.target.is_same(&target)) {
+            return same.clone();
+        }
+        let metrics = before.filter(|before| before.settings.upstream == config.upstream).map(|before| before.metrics.clone());
+        let metrics = metrics.unwrap_or_else(|| Arc::new(UdpRouteMetrics::new(&self.context.meter, name, &config.upstream)));
+        Arc::new(UdpRoute::new(name.clone(), config.clone(), target, metrics))
     }
 
     fn listeners(&mut self) -> BTreeMap<Name, Arc<Listener>> {

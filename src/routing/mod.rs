@@ -7,6 +7,7 @@
 //! | [`index`] | request → route, independent of the number of routes; `path_index` and `candidate` are parts of it |
 //! | `conflict` | routes that ask for the same requests |
 //! | [`route`] | a route with everything it refers to |
+//! | [`udp_route`] | the same for datagrams, with the ring that keeps clients on their endpoints |
 //! | [`upstream`] | endpoints and the choice among them |
 //! | `transport` | how endpoints are reached |
 //! | [`endpoint`] | one endpoint: health, requests in flight, leases |
@@ -30,6 +31,7 @@ pub mod sticky;
 pub mod table;
 pub mod tcp_routes;
 mod transport;
+pub mod udp_route;
 pub mod upstream;
 
 pub use compile::compile;

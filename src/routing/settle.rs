@@ -31,6 +31,7 @@ pub(super) fn settle(snapshot: &Snapshot, previous: &Settled, generation: u64, c
             .section(Kind::Middleware, &snapshot.middlewares, &previous.middlewares, |it, _| it.build().map_err(|error| error.to_string())),
         routes: settling.section(Kind::Route, &snapshot.routes, &previous.routes, own_steps),
         tcp_routes: settling.section(Kind::TcpRoute, &snapshot.tcp_routes, &previous.tcp_routes, |it, _| it.check()),
+        udp_routes: settling.section(Kind::UdpRoute, &snapshot.udp_routes, &previous.udp_routes, |it, _| it.check()),
         upstreams: settling.upstreams(&snapshot.upstreams, &previous.upstreams),
     };
     (settled, settling.problems)
@@ -162,6 +163,7 @@ fn effect(kind: Kind, name: &Name, since: Option<u64>) -> String {
         (None, Kind::Listener) => format!("nothing is accepted on listener `{name}`"),
         (None, Kind::Route) => format!("route `{name}` is not there: its requests go to the routes that are left"),
         (None, Kind::TcpRoute) => format!("TCP route `{name}` is not there: its connections are closed"),
+        (None, Kind::UdpRoute) => format!("UDP route `{name}` is not there: its datagrams are dropped"),
         (None, Kind::Middleware) => format!("middleware `{name}` is not there: routes that name it answer 503"),
         (None, Kind::Certificate) => format!("certificate `{name}` is not offered"),
         (None, Kind::Upstream | Kind::Endpoint) => format!("{kind} `{name}` is not there: its routes answer 503"),

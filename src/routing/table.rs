@@ -13,6 +13,7 @@ use super::index::Index;
 use super::listener::Listener;
 use super::route::Route;
 use super::tcp_routes::TcpRoutes;
+use super::udp_route::UdpRoute;
 use super::upstream::Upstream;
 use crate::config::{self, Origin, Problem};
 use crate::middleware::{Middleware, Step};
@@ -28,6 +29,8 @@ pub struct RoutingTable {
     pub routes: Vec<Arc<Route>>,
     /// The TCP routes, by listener.
     pub tcp_routes: BTreeMap<Name, Arc<TcpRoutes>>,
+    /// The UDP routes, by listener.
+    pub udp_routes: BTreeMap<Name, Arc<UdpRoute>>,
     /// The upstreams.
     pub upstreams: BTreeMap<Name, Arc<Upstream>>,
     /// The listeners.
@@ -56,6 +59,11 @@ impl RoutingTable {
     /// The TCP routes as they are configured.
     pub fn configured_tcp_routes(&self) -> impl Iterator<Item = Configured<'_, config::TcpRoute>> {
         configured(&self.settled.tcp_routes)
+    }
+
+    /// The UDP routes as they are configured.
+    pub fn configured_udp_routes(&self) -> impl Iterator<Item = Configured<'_, config::UdpRoute>> {
+        configured(&self.settled.udp_routes)
     }
 
     /// The shared middlewares as they are configured.
@@ -111,6 +119,7 @@ pub(super) struct Settled {
     pub(super) listeners: Arc<Objects<config::Listener, ()>>,
     pub(super) routes: Arc<Objects<config::Route, OwnSteps>>,
     pub(super) tcp_routes: Arc<Objects<config::TcpRoute, ()>>,
+    pub(super) udp_routes: Arc<Objects<config::UdpRoute, ()>>,
     pub(super) upstreams: BTreeMap<Name, Arc<SettledUpstream>>,
     pub(super) middlewares: Arc<Objects<Middleware, Arc<dyn Step>>>,
     pub(super) certificates: Arc<Objects<config::Certificate, Certificate>>,

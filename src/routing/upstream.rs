@@ -104,25 +104,31 @@ impl Upstream {
         self.lease(index, if is_new { sticky.set_cookie(index, request.is_https) } else { None })
     }
 
+    /// Chooses an endpoint by another balancer over the same endpoints, in place of the upstream's own; the key is the client's address.
+    pub(super) fn pick_by(&self, balancer: &Balancer, request: &PickRequest<'_>) -> Option<Lease> {
+        let draw = Draw { random: request.random, key: Some(hash_ip(request.client_ip)) };
+        self.lease(self.balance_by(balancer, draw, request.tried)?, None).map(|picked| picked.lease)
+    }
+
     /// Whether a client that was on this endpoint stays on it: it may drain, but must not be down.
     fn keeps_sessions(&self, index: usize, tried: &[u64]) -> bool {
         self.endpoints.get(index).is_some_and(|endpoint| endpoint.state.health() != Health::Down && !tried.contains(&endpoint.state.id))
     }
 
     fn balance(&self, request: &PickRequest<'_>) -> Option<usize> {
-        let draw = Draw { random: request.random, key: self.hash_key(request) };
-        let known = Eligible { endpoints: &self.endpoints, tried: request.tried, is_unknown_eligible: false };
+        self.balance_by(&self.balancer, Draw { random: request.random, key: self.hash_key(request) }, request.tried)
+    }
+
+    fn balance_by(&self, balancer: &Balancer, draw: Draw, tried: &[u64]) -> Option<usize> {
+        let known = Eligible { endpoints: &self.endpoints, tried, is_unknown_eligible: false };
         let unknown = Eligible { is_unknown_eligible: true, ..known };
-        self.balancer.pick(&known, draw).or_else(|| self.balancer.pick(&unknown, draw))
+        balancer.pick(&known, draw).or_else(|| balancer.pick(&unknown, draw))
     }
 
     fn hash_key(&self, request: &PickRequest<'_>) -> Option<u64> {
         let Policy::Hash(key) = &self.settings.balance else { return None };
         match key {
-            HashKey::ClientIp => Some(match request.client_ip {
-                IpAddr::V4(ip) => hash_bytes(&ip.octets()),
-                IpAddr::V6(ip) => hash_bytes(&ip.octets()),
-            }),
+            HashKey::ClientIp => Some(hash_ip(request.client_ip)),
             HashKey::Header(name) => request.headers.get(name.as_str()).map(|value| hash_bytes(value.as_bytes())),
             HashKey::Cookie(name) => super::sticky::cookie_value(request.headers, name).map(hash_bytes),
         }
@@ -131,6 +137,13 @@ impl Upstream {
     fn lease(&self, index: usize, set_cookie: Option<HeaderValue>) -> Option<Picked> {
         let endpoint = self.endpoints.get(index)?;
         Some(Picked { lease: endpoint.state.lease(), set_cookie })
+    }
+}
+
+fn hash_ip(ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(ip) => hash_bytes(&ip.octets()),
+        IpAddr::V6(ip) => hash_bytes(&ip.octets()),
     }
 }
 

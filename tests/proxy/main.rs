@@ -28,4 +28,5 @@ mod tcp;
 mod tcp_routes;
 mod tcp_streams;
 mod tls;
+mod udp;
 mod upgrade;

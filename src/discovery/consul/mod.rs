@@ -301,7 +301,7 @@ fn asked_for(prefix: &str, keys: &[(Key, Vec<u8>)]) -> BTreeSet<String> {
     for (key, value) in keys {
         let path = key.key.strip_prefix(prefix).unwrap_or_default();
         match path.split('/').collect::<Vec<_>>().as_slice() {
-            ["routes" | "tcp_routes", _] => asked.extend(fields(value).upstream),
+            ["routes" | "tcp_routes" | "udp_routes", _] => asked.extend(fields(value).upstream),
             ["upstreams", name] if !fields(value).endpoints.is_empty() => drop(made.insert((*name).to_owned())),
             ["upstreams", name, _, ..] => drop(made.insert((*name).to_owned())),
             _ => {}

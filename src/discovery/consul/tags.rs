@@ -139,9 +139,10 @@ impl Tagged {
 
     /// Whether any route is among what is said.
     pub(super) fn has_route(&self) -> bool {
-        let is_route =
-            |label: &String| ["nuncio.host", "nuncio.routes.", "nuncio.tcp_routes."].iter().any(|route| label.starts_with(route));
-        let is_object = |object: &Object| object.key.starts_with("/routes/") || object.key.starts_with("/tcp_routes/");
+        let is_route = |label: &String| {
+            ["nuncio.host", "nuncio.routes.", "nuncio.tcp_routes.", "nuncio.udp_routes."].iter().any(|route| label.starts_with(route))
+        };
+        let is_object = |object: &Object| ["/routes/", "/tcp_routes/", "/udp_routes/"].iter().any(|folder| object.key.starts_with(folder));
         self.labels.keys().any(is_route) || self.objects.iter().any(is_object)
     }
 }

@@ -7,6 +7,7 @@
 //! | `listeners/{name}` | [`Listener`](crate::config::Listener) |
 //! | `routes/{name}` | [`Route`](crate::config::Route) |
 //! | `tcp_routes/{name}` | [`TcpRoute`](crate::config::TcpRoute) |
+//! | `udp_routes/{name}` | [`UdpRoute`](crate::config::UdpRoute) |
 //! | `middlewares/{name}` | [`Middleware`](crate::middleware::Middleware) |
 //! | `certificates/{name}` | [`Certificate`](crate::config::Certificate) |
 //! | `upstreams/{name}` | [`Upstream`](crate::config::Upstream) |
@@ -199,6 +200,7 @@ impl Tree {
             listeners: self.objects.listeners.clone(),
             routes: self.objects.routes.clone(),
             tcp_routes: self.objects.tcp_routes.clone(),
+            udp_routes: self.objects.udp_routes.clone(),
             upstreams: self.objects.upstreams.clone(),
             middlewares: self.objects.middlewares.clone(),
             certificates: self.objects.certificates.clone(),
@@ -409,6 +411,7 @@ mod tests {
             ("/nuncio/listeners/web", r#"{"address":"127.0.0.1:80"}"#),
             ("/nuncio/routes/app", r#"{"match":"Host(\"a\")","upstream":"app"}"#),
             ("/nuncio/tcp_routes/db", r#"{"listener":"pg","upstream":"db"}"#),
+            ("/nuncio/udp_routes/dns", r#"{"listener":"dns","upstream":"dns","responses":1}"#),
             ("/nuncio/certificates/site", r#"{"cert":"/a.pem","key":"/a.key"}"#),
             ("/nuncio/upstreams/app", r#"{"retries":1}"#),
             ("/nuncio/upstreams/app/endpoints/1", r#"{"address":"10.0.0.1:80","weight":2}"#),
@@ -421,6 +424,7 @@ mod tests {
         assert!(snapshot.listeners["web"].value.is_ok());
         assert!(snapshot.routes["app"].value.is_ok());
         assert!(snapshot.tcp_routes["db"].value.is_ok());
+        assert!(snapshot.udp_routes["dns"].value.is_ok());
         assert!(snapshot.certificates["site"].value.is_ok());
         let app = &snapshot.upstreams["app"];
         assert_eq!(app.settings.as_ref().unwrap().value.as_ref().unwrap().retries, 1);
@@ -473,7 +477,7 @@ mod tests {
         check(
             "/nuncio/backends/a",
             "there is no `backends`",
-            Some("below `/nuncio/` there are: certificates, listeners, middlewares, routes, tcp_routes, upstreams"),
+            Some("below `/nuncio/` there are: certificates, listeners, middlewares, routes, tcp_routes, udp_routes, upstreams"),
         );
         check("/nuncio/upstreams/a/endpoint/1", "an upstream has no `endpoint`", Some("did you mean `/nuncio/upstreams/a/endpoints/1`?"));
         check("/nuncio/upstreams/a/pool/1", "an upstream has no `pool`", None);

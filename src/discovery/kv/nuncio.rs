@@ -5,7 +5,7 @@ use crate::names::Name;
 use crate::suggest;
 
 /// The folders of the layout.
-const FOLDERS: [&str; 6] = ["certificates", "listeners", "middlewares", "routes", "tcp_routes", "upstreams"];
+const FOLDERS: [&str; 7] = ["certificates", "listeners", "middlewares", "routes", "tcp_routes", "udp_routes", "upstreams"];
 /// The folder inside an upstream.
 const ENDPOINTS: &str = "endpoints";
 
@@ -15,6 +15,7 @@ pub(super) enum Slot {
     Listener(Name),
     Route(Name),
     TcpRoute(Name),
+    UdpRoute(Name),
     Middleware(Name),
     Certificate(Name),
     Upstream(Name),
@@ -28,6 +29,7 @@ pub(super) fn locate(prefix: &str, path: &str) -> Result<Slot, Stray> {
         ["listeners", name] => Slot::Listener(parse_name(name)?),
         ["routes", name] => Slot::Route(parse_name(name)?),
         ["tcp_routes", name] => Slot::TcpRoute(parse_name(name)?),
+        ["udp_routes", name] => Slot::UdpRoute(parse_name(name)?),
         ["middlewares", name] => Slot::Middleware(parse_name(name)?),
         ["certificates", name] => Slot::Certificate(parse_name(name)?),
         ["upstreams", name] => Slot::Upstream(parse_name(name)?),

@@ -7,7 +7,7 @@ use super::nuncio::Slot;
 use super::written::Written;
 use crate::config::problem::Kind;
 use crate::config::snapshot::{Section, UpstreamEntry};
-use crate::config::{Certificate, Endpoint, Entry, Listener, Problem, Route, TcpRoute, Upstream};
+use crate::config::{Certificate, Endpoint, Entry, Listener, Problem, Route, TcpRoute, UdpRoute, Upstream};
 use crate::middleware::Middleware;
 use crate::names::Name;
 
@@ -17,6 +17,7 @@ pub(super) struct Objects {
     pub(super) listeners: Section<Listener>,
     pub(super) routes: Section<Route>,
     pub(super) tcp_routes: Section<TcpRoute>,
+    pub(super) udp_routes: Section<UdpRoute>,
     pub(super) middlewares: Section<Middleware>,
     pub(super) certificates: Section<Certificate>,
     pub(super) upstreams: BTreeMap<Name, Arc<UpstreamEntry>>,
@@ -28,6 +29,7 @@ impl Objects {
             Slot::Listener(name) => put(&mut self.listeners, written.object(Kind::Listener, &name), name),
             Slot::Route(name) => put(&mut self.routes, written.object(Kind::Route, &name), name),
             Slot::TcpRoute(name) => put(&mut self.tcp_routes, written.object(Kind::TcpRoute, &name), name),
+            Slot::UdpRoute(name) => put(&mut self.udp_routes, written.object(Kind::UdpRoute, &name), name),
             Slot::Middleware(name) => put(&mut self.middlewares, written.object(Kind::Middleware, &name), name),
             Slot::Certificate(name) => put(&mut self.certificates, written.object(Kind::Certificate, &name), name),
             Slot::Upstream(name) => self.put_settings(written.object(Kind::Upstream, &name), name),
@@ -40,6 +42,7 @@ impl Objects {
             Slot::Listener(name) => self.listeners.remove(name).is_some(),
             Slot::Route(name) => self.routes.remove(name).is_some(),
             Slot::TcpRoute(name) => self.tcp_routes.remove(name).is_some(),
+            Slot::UdpRoute(name) => self.udp_routes.remove(name).is_some(),
             Slot::Middleware(name) => self.middlewares.remove(name).is_some(),
             Slot::Certificate(name) => self.certificates.remove(name).is_some(),
             Slot::Upstream(name) => self.delete_settings(name),
@@ -107,6 +110,7 @@ impl Objects {
         keep_equal(&mut self.listeners, &old.listeners, is_equal)
             | keep_equal(&mut self.routes, &old.routes, is_equal)
             | keep_equal(&mut self.tcp_routes, &old.tcp_routes, is_equal)
+            | keep_equal(&mut self.udp_routes, &old.udp_routes, is_equal)
             | keep_equal(&mut self.middlewares, &old.middlewares, is_equal)
             | keep_equal(&mut self.certificates, &old.certificates, is_equal)
             | keep_equal(&mut self.upstreams, &old.upstreams, is_equal_upstream)

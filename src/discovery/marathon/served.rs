@@ -36,7 +36,7 @@ impl Served {
         let mut hosts = Hosts::default();
         let bearers: Vec<Bearer> = apps.iter().filter_map(|(name, app)| bearer(name, app, &mut hosts)).collect();
         let mut said = Said::by(&bearers, &Conventions::default(), provider);
-        let is_route = |key: &str| key.starts_with("/routes/") || key.starts_with("/tcp_routes/");
+        let is_route = |key: &str| ["/routes/", "/tcp_routes/", "/udp_routes/"].iter().any(|folder| key.starts_with(folder));
         let mut telling =
             Telling { config, provider, held: BTreeSet::new(), routed: BTreeSet::new(), ports: BTreeMap::new(), said: Said::default() };
         for (pair, place) in said.pairs() {
