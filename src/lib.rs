@@ -1,5 +1,5 @@
 //! Nuncio is an L4/L7 load-balancing proxy. It learns where to send traffic by watching discovery systems, compiles what it learned into
-//! one immutable routing table, swaps that table under live traffic without losing a request, and forwards HTTP and TCP.
+//! one immutable routing table, swaps that table under live traffic without losing a request, and forwards HTTP, TCP and UDP.
 //!
 //! The `nuncio` binary is a thin shell around this library; a [`Server`] runs as well inside another program. It owns its threads and
 //! touches nothing global.

@@ -10,7 +10,7 @@ use nuncio::config::listener::ListenerTls;
 use nuncio::config::problem::{Kind, Severity};
 use nuncio::config::snapshot::{Entry, Place, Section, UpstreamEntry};
 use nuncio::config::upstream::UpstreamTls;
-use nuncio::config::{Certificate, Endpoint, Listener, MiddlewareRef, Origin, Pem, Problem, Route, Snapshot, TcpRoute, Upstream};
+use nuncio::config::{Certificate, Endpoint, Listener, MiddlewareRef, Origin, Pem, Problem, Route, Snapshot, TcpRoute, UdpRoute, Upstream};
 use nuncio::metrics::Meter;
 use nuncio::middleware::Middleware;
 use nuncio::names::Name;
@@ -440,6 +440,33 @@ fn the_most_specific_tcp_route_takes_a_connection() {
     assert_eq!(taken.message, "it takes the same connections as TCP route `one`, which comes first by name");
     good(&mut config.tcp_routes, "same", TcpRoute { priority: 1, ..with_rule("Sni(`A.test`)") });
     assert_eq!(takes(&next(&config, &after), "a.test", [10, 0, 0, 1]), "same");
+}
+
+#[test]
+fn one_udp_route_has_a_listener() {
+    let mut config = Snapshot::empty(Instant::now());
+    upstream(&mut config, "dns", Upstream::of([address(1)]));
+    good(&mut config.listeners, "dns", Listener::udp(address(9)));
+    good(&mut config.listeners, "web", Listener::http(address(9)));
+    for (route, listener, to) in [("a", "dns", "dns"), ("b", "dns", "dns"), ("c", "web", "dn")] {
+        good(&mut config.udp_routes, route, UdpRoute::to(name(listener), name(to)));
+    }
+    let table = first(&config);
+    assert_eq!(table.udp_routes["dns"].name.as_str(), "a");
+    assert_eq!(problem(&table, Kind::UdpRoute, "b").message, "listener `dns` already belongs to UDP route `a`");
+    let of_c: Vec<&Problem> = table.problems.iter().filter(|problem| problem.object.as_ref().is_some_and(|it| it.name == "c")).collect();
+    let [protocol, missing] = of_c.as_slice() else { panic!("{of_c:?}") };
+    assert_eq!(protocol.message, "listener `web` speaks another protocol");
+    assert_eq!((missing.message.as_str(), missing.help.as_deref()), ("there is no upstream `dn`", Some("did you mean `dns`?")));
+    assert!(table.udp_routes["web"].upstream().is_err());
+    // What is of no concern to it leaves it as it is; what cannot be read keeps its last good version.
+    upstream(&mut config, "other", Upstream::of([address(2)]));
+    let after = next(&config, &table);
+    assert!(Arc::ptr_eq(&table.udp_routes["dns"], &after.udp_routes["dns"]));
+    good(&mut config.udp_routes, "a", UdpRoute { idle_timeout: std::time::Duration::ZERO, ..UdpRoute::to(name("dns"), name("other")) });
+    let last = next(&config, &after);
+    assert!(Arc::ptr_eq(&table.udp_routes["dns"], &last.udp_routes["dns"]));
+    assert_eq!(problem(&last, Kind::UdpRoute, "a").effect.as_deref(), Some("UDP route `a` keeps its version of generation 1; all other objects are unaffected"));
 }
 
 #[test]

@@ -52,11 +52,12 @@ OTHER_ROUTES = 20  # beside the measured one, so that routing is really on
 CONNECTIONS = 64
 H2_CONNECTIONS = 32
 H2_STREAMS = 10
+UDP_BYTES = 64
 TLS_CLIENTS = 16  # processes that each open one TLS connection after another
 ENDPOINT_ADDRESSES = 2  # of one endpoint server, so that balancing is really on
 
 # How much dearer than the cheaper peer a request may be.
-BUDGET = {"h1": 1.05, "tls-h1": 1.05, "tls-h2": 1.15}
+BUDGET = {"h1": 1.05, "tls-h1": 1.05, "tls-h2": 1.15, "udp": 1.0, "udp-session": 1.0}
 
 # From this share of the proxy's core used by others on, figures are called imprecise.
 NOISY = 0.1
@@ -67,6 +68,7 @@ class Scenario:
         self.name, self.title, self.listener, self.path = name, title, listener, path
         self.fresh, self.alpn, self.note = fresh, alpn, note
         self.tls = listener == "secure"
+        self.udp = listener.startswith("udp")
         self.memory = name.startswith("idle-memory")
         self.body = {LARGE: LARGE_BYTES, STREAM: STREAM_MIB << 20}.get(path, SMALL_BYTES)
 
@@ -83,6 +85,10 @@ SCENARIOS = [
     Scenario("body64k", f"HTTP/1.1 keep-alive, 64 KiB responses, {CONNECTIONS} connections", "web", path=LARGE),
     Scenario("tcp", f"TCP mode, HTTP/1.1 keep-alive inside, {CONNECTIONS} connections", "tcp"),
     Scenario("tcp-stream", f"TCP mode, downloads of {STREAM_MIB} MiB, 4 at once, per MiB", "tcp", path=STREAM),
+    Scenario("udp", f"UDP, {UDP_BYTES} bytes and one reply each (as DNS), {CONNECTIONS} clients: a session per datagram", "udp",
+             note="a request is a datagram and its reply"),
+    Scenario("udp-session", f"UDP, {UDP_BYTES} bytes and one reply each, {CONNECTIONS} clients that keep their sessions", "udp-session",
+             note="a request is a datagram and its reply"),
     Scenario("idle-memory", "memory per idle keep-alive connection that made one request", "web"),
     Scenario("idle-memory-tcp", "the same in TCP mode, both of its connections counted", "tcp"),
     Scenario("idle-memory-tls", "the same under TLS 1.3", "secure", alpn="http/1.1"),
@@ -290,7 +296,8 @@ http {{
 """
 
 
-def nginx_config(work, name, ports, endpoints, limit, module):
+def nginx_config(work, name, ports, endpoints, udp_endpoints, limit, module):
+    udp = "\n".join(f"        server 127.0.0.1:{port};" for port in udp_endpoints)
     upstream = "\n".join(f"        server 127.0.0.1:{port};" for port in endpoints)
     location = """\
             proxy_pass http://endpoints;
@@ -309,6 +316,11 @@ stream {{
 {upstream}
     }}
     server {{ listen 127.0.0.1:{ports['tcp']} backlog=4096; proxy_pass endpoints; }}
+    upstream udp {{
+{udp}
+    }}
+    server {{ listen 127.0.0.1:{ports['udp']} udp; proxy_pass udp; proxy_timeout 60s; proxy_responses 1; }}
+    server {{ listen 127.0.0.1:{ports['udp-session']} udp; proxy_pass udp; proxy_timeout 60s; }}
 }}
 """ if module is not None else ""
     load = f"load_module {module};\n" if module else ""
@@ -391,7 +403,7 @@ backend tcp
 """
 
 
-def nuncio_config(work, ports, endpoints):
+def nuncio_config(work, ports, endpoints, udp_endpoints):
     others = "\n".join(f"""\
 [routes.other{i:02}]
 match = 'Host("other{i:02}.test") && PathPrefix("/app{i:02}")'
@@ -424,6 +436,28 @@ upstream = "endpoints"
 
 [upstreams.endpoints]
 endpoints = [{", ".join(f'"127.0.0.1:{port}"' for port in endpoints)}]
+
+[listeners.udp]
+address = "127.0.0.1:{ports['udp']}"
+protocol = "udp"
+
+[udp_routes.udp]
+listener = "udp"
+upstream = "udp"
+responses = 1
+affinity = "none"
+
+[listeners.udp-session]
+address = "127.0.0.1:{ports['udp-session']}"
+protocol = "udp"
+
+[udp_routes.udp-session]
+listener = "udp-session"
+upstream = "udp"
+affinity = "none"
+
+[upstreams.udp]
+endpoints = [{", ".join(f'"127.0.0.1:{port}"' for port in udp_endpoints)}]
 """
 
 
@@ -451,7 +485,9 @@ class Proxy:
         return self.name not in ("nginx", "haproxy")
 
     def lacks(self, scenario):
-        if self.name == "nginx" and scenario.listener == "tcp" and self.bench.module is None:
+        if self.name == "haproxy" and scenario.udp:
+            return "HAProxy does not forward UDP"
+        if self.name == "nginx" and (scenario.listener == "tcp" or scenario.udp) and self.bench.module is None:
             return "nginx has no stream module here (Debian package libnginx-mod-stream)"
         return None
 
@@ -466,17 +502,17 @@ class Proxy:
 
     def start_once(self):
         work, bench = self.bench.work, self.bench
-        self.ports = {listener: free_port() for listener in ("web", "secure", "tcp", "admin")}
+        self.ports = {listener: free_port() for listener in ("web", "secure", "tcp", "udp", "udp-session", "admin")}
         path = f"{work}/{self.name}.conf"
         if self.name == "nginx":
-            text = nginx_config(work, self.name, self.ports, bench.endpoint_ports, bench.limit, bench.module)
+            text = nginx_config(work, self.name, self.ports, bench.endpoint_ports, bench.udp_ports, bench.limit, bench.module)
             command = [self.binary, "-c", path, "-e", f"{work}/nginx.error.log"]
         elif self.name == "haproxy":
             text = haproxy_config(work, self.name, self.ports, bench.endpoint_ports, bench.limit)
             command = [self.binary, "-db", "-f", path]
         else:
             path = f"{work}/{self.name}.toml"
-            text = nuncio_config(work, self.ports, bench.endpoint_ports)
+            text = nuncio_config(work, self.ports, bench.endpoint_ports, bench.udp_ports)
             command = [self.binary, "run", path, "--workers", "1", "--admin", f"127.0.0.1:{self.ports['admin']}"]
         with open(path, "w") as file:
             file.write(text)
@@ -556,6 +592,8 @@ def expect(condition, message):
 def verify(proxy, scenario):
     """Refuses a proxy that does not do what the scenario asks for. Returns remarks."""
     port = proxy.ports[scenario.listener]
+    if scenario.udp:
+        return verify_udp(port)
     remarks = []
     context = tls_context("http/1.1") if scenario.tls else None
     try:
@@ -622,6 +660,24 @@ def resumes(port, context):
         finally:
             stream.close()
     return reused
+
+
+def verify_udp(port):
+    """Each of several clients gets its own datagrams back, from the address that it sent them to."""
+    clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(8)]
+    try:
+        for number, client in enumerate(clients):
+            client.settimeout(2)
+            client.connect(("127.0.0.1", port))
+            client.send(b"%d" % number)
+        for number, client in enumerate(clients):
+            expect(client.recv(65536) == b"%d" % number, "gives a client what another one asked for")
+    except OSError as error:
+        raise Refused(f"no reply by UDP: {error}") from error
+    finally:
+        for client in clients:
+            client.close()
+    return []
 
 
 def verify_h2(proxy, scenario):
@@ -746,6 +802,13 @@ def run_fresh_tls(bench, proxy, scenario, seconds):
     return len(latencies), out["seconds"], latencies[int(len(latencies) * 0.99)] * 1e3, out["errors"]
 
 
+def run_udp(bench, proxy, scenario, seconds):
+    command = [f"{bench.work}/udp", "load", f"127.0.0.1:{proxy.ports[scenario.listener]}", str(seconds), str(CONNECTIONS), str(UDP_BYTES)]
+    report = re.search(r"^@@ (.*)$", generate(bench, command, seconds), re.MULTILINE)
+    requests, duration, p99, lost, wrong = (int(value) for value in report.group(1).split())
+    return requests, duration / 1e6, p99 / 1e3, {kind: count for kind, count in (("lost", lost), ("wrong", wrong)) if count}
+
+
 def fresh_tls_clients(port, seconds):
     """The process behind `run_fresh_tls`: forks clients, each opening one connection after another; none resumes."""
     request = f"GET {SMALL} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode()
@@ -806,7 +869,8 @@ def fresh_tls_clients(port, seconds):
 
 
 def measure_load(bench, proxy, scenario, seconds):
-    generator = {"tls-h2": run_h2load, "fresh-tls": run_fresh_tls, "tcp-stream": run_stream}.get(scenario.name, run_wrk)
+    generators = {"tls-h2": run_h2load, "fresh-tls": run_fresh_tls, "tcp-stream": run_stream, "udp": run_udp, "udp-session": run_udp}
+    generator = generators.get(scenario.name, run_wrk)
     core, logged = bench.options.proxy_core, os.path.getsize(proxy.log)
     before = Cpu(proxy.child.pid, core)
     requests, duration, p99, errors = generator(bench, proxy, scenario, seconds)
@@ -941,6 +1005,26 @@ class Bench:
             await_ports("the endpoint (nginx)", child, self.endpoint_ports, log)
         except Refused as error:
             raise Setup(str(error)) from error
+
+        self.prepare_udp()
+
+    def prepare_udp(self):
+        """An endpoint that sends datagrams back, and what will send them."""
+        self.udp_ports = [free_port() for _ in range(ENDPOINT_ADDRESSES)]
+        if not any(scenario.udp for scenario in self.options.scenarios):
+            return
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "udp.rs")
+        made = subprocess.run(["rustc", "-O", "--edition", "2024", source, "-o", f"{self.work}/udp"], capture_output=True, text=True)
+        if made.returncode:
+            raise Setup(f"rustc could not build {source}: {made.stderr.strip()}")
+        log = f"{self.work}/udp-endpoint.log"
+        with open(log, "w") as out:
+            child = spawn([f"{self.work}/udp", "echo"] + [str(port) for port in self.udp_ports], self.options.load_core, out, self.work)
+        deadline = time.monotonic() + 10
+        while "ready" not in read(log):
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise Setup(f"the endpoint over UDP did not start:\n{tail(log)}")
+            time.sleep(0.02)
 
     def close(self):
         for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -3,14 +3,14 @@
 //! Datagrams of one peer that come in a row may come as one piece (GRO), and go on as one (GSO). What a socket does not take at once is
 //! lost, as it would be on the wire: nothing is queued here but by the kernel.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Bytes that the kernel keeps of what a worker has not received yet, and of what it could not send yet. It caps them at
@@ -174,53 +174,60 @@ impl Batch {
 
     /// Sends on a connected socket.
     pub(crate) fn send(&self, socket: &impl AsFd, peer: SocketAddr, datagrams: &Datagrams<'_>) -> Sent {
-        self.send_by(socket, peer, None, datagrams, |bytes| rustix::net::send(socket, bytes, SendFlags::empty()).map(drop))
+        self.send_whole(socket, peer, None, datagrams)
+            .unwrap_or_else(|| send_each(datagrams, |bytes| rustix::net::send(socket, bytes, SendFlags::empty()).map(drop)))
     }
 
     /// Sends to `peer`, from the address of ours that it knows.
     pub(crate) fn send_to(&self, socket: &impl AsFd, peer: SocketAddr, from: Option<IpAddr>, datagrams: &Datagrams<'_>) -> Sent {
-        self.send_by(socket, peer, from, datagrams, |bytes| match from {
+        let send_one = |bytes: &[u8]| match from {
             None => rustix::net::sendto(socket, bytes, SendFlags::empty(), &peer).map(drop),
             Some(_) => self.transmit(socket, &transmit(peer, from, bytes)),
-        })
+        };
+        self.send_whole(socket, peer, from, datagrams).unwrap_or_else(|| send_each(datagrams, send_one))
     }
 
-    fn send_by(
-        &self,
-        socket: &impl AsFd,
-        peer: SocketAddr,
-        from: Option<IpAddr>,
-        datagrams: &Datagrams<'_>,
-        send_one: impl Fn(&[u8]) -> Result<(), Errno>,
-    ) -> Sent {
-        if !datagrams.is_one() && self.kernel.max_gso_segments() >= datagrams.count() {
-            let whole = Transmit { segment_size: Some(datagrams.size), ..transmit(peer, from, datagrams.bytes) };
-            if self.transmit(socket, &whole).is_ok() {
-                return Sent::all(datagrams);
-            }
+    /// Sends several as one piece. None: there are not several, or the kernel cannot.
+    fn send_whole(&self, socket: &impl AsFd, peer: SocketAddr, from: Option<IpAddr>, datagrams: &Datagrams<'_>) -> Option<Sent> {
+        if datagrams.is_one() || self.kernel.max_gso_segments() < datagrams.count() {
+            return None;
         }
-        let mut sent = Sent::default();
-        for bytes in datagrams.each() {
-            match send_one(bytes) {
-                Ok(()) => {
-                    sent.datagrams += 1;
-                    sent.bytes += bytes.len();
-                }
-                Err(error) => {
-                    sent.error.get_or_insert(error);
-                    if error != Errno::MSGSIZE {
-                        break;
-                    }
-                }
-            }
-        }
-        sent
+        let whole = Transmit { segment_size: Some(datagrams.size), ..transmit(peer, from, datagrams.bytes) };
+        self.transmit(socket, &whole).is_ok().then(|| Sent::all(datagrams))
     }
 
     fn transmit(&self, socket: &impl AsFd, transmit: &Transmit<'_>) -> Result<(), Errno> {
         let sent = self.kernel.try_send(UdpSockRef::from(socket), transmit);
         sent.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
+}
+
+/// Sends on a connected socket, each datagram with `header` before it.
+pub(crate) fn send_headed(socket: &impl AsFd, header: &[u8], datagrams: &Datagrams<'_>) -> Sent {
+    send_each(datagrams, |bytes| {
+        let parts = [IoSlice::new(header), IoSlice::new(bytes)];
+        rustix::net::sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), SendFlags::empty()).map(drop)
+    })
+}
+
+fn send_each(datagrams: &Datagrams<'_>, send_one: impl Fn(&[u8]) -> Result<(), Errno>) -> Sent {
+    let mut sent = Sent::default();
+    for bytes in datagrams.each() {
+        match send_one(bytes) {
+            Ok(()) => {
+                sent.datagrams += 1;
+                sent.bytes += bytes.len();
+            }
+            Err(error) => {
+                sent.error.get_or_insert(error);
+                // Being too long is of this one alone.
+                if error != Errno::MSGSIZE {
+                    break;
+                }
+            }
+        }
+    }
+    sent
 }
 
 fn transmit(destination: SocketAddr, src_ip: Option<IpAddr>, contents: &[u8]) -> Transmit<'_> {

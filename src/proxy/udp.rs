@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -24,12 +24,14 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use super::alarm::TICK;
-use super::datagram::{Batch, Datagrams, Sent};
+use super::datagram::{self, Batch, Datagrams, Sent};
 use super::listener::{ListenerHandle, OpenConnection};
+use super::proxy_header;
 use super::session::{Session, is_exhausted, is_unreachable};
 use super::sessions::{Client, SessionId, Sessions};
 use super::warnings::Warning;
 use super::worker::Worker;
+use crate::config::udp_route::DatagramHeader;
 use crate::metrics::UdpDrop;
 use crate::routing::udp_route::UdpRoute;
 
@@ -87,6 +89,7 @@ impl UdpPorts {
 pub(crate) struct UdpPort {
     handle: Rc<ListenerHandle>,
     socket: AsyncFd<UdpSocket>,
+    bound: SocketAddr,
     /// Watches the sockets of all sessions.
     replies: AsyncFd<OwnedFd>,
     flows: RefCell<Flows>,
@@ -129,6 +132,7 @@ impl UdpPort {
     }
 
     fn new(ports: &UdpPorts, handle: Rc<ListenerHandle>, socket: UdpSocket) -> io::Result<Self> {
+        let bound = socket.local_addr()?;
         let socket = register(socket)?;
         let replies = register(epoll::create(epoll::CreateFlags::CLOEXEC)?)?;
         let flows = Flows {
@@ -141,7 +145,7 @@ impl UdpPort {
             refused: Vec::new(),
             events: Vec::with_capacity(EVENTS_MAX),
         };
-        Ok(Self { handle, socket, replies, flows: RefCell::new(flows), batch: ports.batch()? })
+        Ok(Self { handle, socket, bound, replies, flows: RefCell::new(flows), batch: ports.batch()? })
     }
 
     /// Waits for datagrams of either side, and forwards some.
@@ -365,7 +369,13 @@ impl Forwarding<'_> {
                 },
             };
             let Some((_, session)) = flows.sessions.get_mut(id) else { break };
-            let sent = self.batch.send(session.socket(), session.endpoint(), datagrams);
+            let sent = match self.route.settings.proxy_protocol {
+                None => self.batch.send(session.socket(), session.endpoint(), datagrams),
+                Some(DatagramHeader::V2) => {
+                    let to = client.local.map_or(self.port.bound, |ip| SocketAddr::new(ip, self.port.bound.port()));
+                    datagram::send_headed(session.socket(), &proxy_header::v2(client.address, to), datagrams)
+                }
+            };
             match sent.error {
                 Some(errno) if is_unreachable(errno) => {
                     upstream.metrics.retry("udp_refused");

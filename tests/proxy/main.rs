@@ -8,6 +8,7 @@ mod support;
 
 mod changes;
 mod clients;
+mod dns;
 mod endpoints;
 mod forwarding;
 mod frames;
