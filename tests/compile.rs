@@ -466,7 +466,10 @@ fn one_udp_route_has_a_listener() {
     good(&mut config.udp_routes, "a", UdpRoute { idle_timeout: std::time::Duration::ZERO, ..UdpRoute::to(name("dns"), name("other")) });
     let last = next(&config, &after);
     assert!(Arc::ptr_eq(&table.udp_routes["dns"], &last.udp_routes["dns"]));
-    assert_eq!(problem(&last, Kind::UdpRoute, "a").effect.as_deref(), Some("UDP route `a` keeps its version of generation 1; all other objects are unaffected"));
+    assert_eq!(
+        problem(&last, Kind::UdpRoute, "a").effect.as_deref(),
+        Some("UDP route `a` keeps its version of generation 1; all other objects are unaffected")
+    );
 }
 
 #[test]

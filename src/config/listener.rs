@@ -120,6 +120,7 @@ impl Listener {
         let said = [
             ("tls", self.tls.is_some()),
             ("trusted_proxies", !self.trusted_proxies.is_empty()),
+            ("proxy_protocol", self.proxy_protocol != ProxyProtocol::Off),
             ("forwarded", self.forwarded != Forwarded::default()),
             ("encoded_slashes", self.encoded_slashes != EncodedSlashes::default()),
             ("timeouts", self.timeouts != ListenerTimeouts::default()),

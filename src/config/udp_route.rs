@@ -57,7 +57,14 @@ impl UdpRoute {
     /// A route from `listener` to `upstream`, all else at its default.
     #[must_use]
     pub fn to(listener: Name, upstream: Name) -> Self {
-        Self { listener, upstream, idle_timeout: idle_timeout_default(), responses: None, affinity: Affinity::default(), proxy_protocol: None }
+        Self {
+            listener,
+            upstream,
+            idle_timeout: idle_timeout_default(),
+            responses: None,
+            affinity: Affinity::default(),
+            proxy_protocol: None,
+        }
     }
 
     /// Whether the fields go together.

@@ -18,7 +18,7 @@
 //! | `tcp`, `client_hello` | one client connection of a TCP listener, and what it says before anything is encrypted |
 //! | `udp` | the datagrams of a UDP listener: to an endpoint, and its replies back |
 //! | `sessions`, `session` | which client of a UDP listener is at which endpoint: the table; one of them with its socket |
-//! | [`datagram`], `proxy_header` | UDP sockets: many datagrams with one call; what a datagram may begin with |
+//! | [`datagram`] | UDP sockets: many datagrams with one call |
 //! | `alarm`, `deadline` | time limits |
 //! | `error` | whose fault it was |
 //! | [`warnings`] | what the log says of requests that fail, however many do |
@@ -45,7 +45,6 @@ pub mod listener;
 mod origin;
 mod outgoing;
 mod pool;
-mod proxy_header;
 mod relay;
 mod session;
 mod sessions;

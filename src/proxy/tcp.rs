@@ -86,13 +86,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
 }
 
 /// Whose connection it is. None: it was closed, and it was said why.
-async fn origin(
-    worker: &Worker,
-    handle: &ListenerHandle,
-    listener: &Listener,
-    stream: &mut TcpStream,
-    peer: SocketAddr,
-) -> Option<Origin> {
+async fn origin(worker: &Worker, handle: &ListenerHandle, listener: &Listener, stream: &mut TcpStream, peer: SocketAddr) -> Option<Origin> {
     if listener.settings.proxy_protocol == ProxyProtocol::Off {
         return Some(Origin::direct(peer, listener.settings.address));
     }
@@ -148,11 +142,7 @@ impl<'a> Connection<'a> {
     }
 
     /// Connects to an endpoint. While there is none it waits, if its route says so, and looks at the newest table again and again.
-    async fn connect(
-        &mut self,
-        tls: Option<&Encryption>,
-        find: impl Fn() -> Option<Arc<TcpRoute>>,
-    ) -> Option<(Lease, UpstreamStream)> {
+    async fn connect(&mut self, tls: Option<&Encryption>, find: impl Fn() -> Option<Arc<TcpRoute>>) -> Option<(Lease, UpstreamStream)> {
         loop {
             let failed = match &self.route.target {
                 Target::Upstream(upstream) => match connect_to_any(self.worker, upstream, &self.origin, tls).await {

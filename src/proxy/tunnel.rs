@@ -77,7 +77,7 @@ pub(crate) async fn upgraded<S: AsyncRead + AsyncWrite + Unpin>(client: &Rc<Clie
     if let Some(lease) = held.lease() {
         let limits = Limits { alarm: &client.alarm, idle: UPGRADED_IDLE, lifetime: None };
         if let Err(error) = run(&client.worker.tunnels, lease, limits, &mut relay).await {
-            tracing::debug!(peer = %client.peer, "upgraded connection ended: {error}");
+            tracing::debug!(peer = %client.origin.peer, "upgraded connection ended: {error}");
         }
     }
     let (_, received) = relay.moved();

@@ -26,13 +26,14 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use super::alarm::TICK;
 use super::datagram::{self, Batch, Datagrams, Sent};
 use super::listener::{ListenerHandle, OpenConnection};
-use super::proxy_header;
 use super::session::{Session, is_exhausted, is_unreachable};
 use super::sessions::{Client, SessionId, Sessions};
 use super::warnings::Warning;
 use super::worker::Worker;
 use crate::config::udp_route::DatagramHeader;
 use crate::metrics::UdpDrop;
+use crate::proxy_protocol::tlv::Tlvs;
+use crate::proxy_protocol::{Header, Source};
 use crate::routing::udp_route::UdpRoute;
 
 /// Sessions with replies that are looked at in a row.
@@ -373,7 +374,8 @@ impl Forwarding<'_> {
                 None => self.batch.send(session.socket(), session.endpoint(), datagrams),
                 Some(DatagramHeader::V2) => {
                     let to = client.local.map_or(self.port.bound, |ip| SocketAddr::new(ip, self.port.bound.port()));
-                    datagram::send_headed(session.socket(), &proxy_header::v2(client.address, to), datagrams)
+                    let header = Header { source: Source::Client { source: client.address, destination: to }, tlvs: Tlvs::default() };
+                    datagram::send_headed(session.socket(), &header.write_datagram(), datagrams)
                 }
             };
             match sent.error {

@@ -131,16 +131,27 @@ impl Header {
     /// The header as bytes. Version 1 has no room for TLVs, and for [`Source::Local`] says the same as for [`Source::Unknown`].
     #[must_use]
     pub fn write(&self, version: Version) -> Vec<u8> {
-        let source = match self.source {
-            Source::Client { source, destination } => {
+        match version {
+            Version::V1 => v1::write(self.source.of_one_family()),
+            Version::V2 => v2::write(self.source.of_one_family(), v2::TRANSPORT_STREAM, &self.tlvs),
+        }
+    }
+
+    /// The header of a datagram as bytes, in version 2. Version 1 knows no datagrams.
+    #[must_use]
+    pub fn write_datagram(&self) -> Vec<u8> {
+        v2::write(self.source.of_one_family(), v2::TRANSPORT_DGRAM, &self.tlvs)
+    }
+}
+
+impl Source {
+    fn of_one_family(self) -> Self {
+        match self {
+            Self::Client { source, destination } => {
                 let (source, destination) = of_one_family(source, destination);
-                Source::Client { source, destination }
+                Self::Client { source, destination }
             }
             other => other,
-        };
-        match version {
-            Version::V1 => v1::write(source),
-            Version::V2 => v2::write(source, &self.tlvs),
         }
     }
 }

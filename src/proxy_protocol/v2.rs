@@ -18,8 +18,8 @@ const FAMILY_UNSPEC: u8 = 0;
 const FAMILY_INET: u8 = 1;
 const FAMILY_INET6: u8 = 2;
 const FAMILY_UNIX: u8 = 3;
-const TRANSPORT_STREAM: u8 = 1;
-const TRANSPORT_DGRAM: u8 = 2;
+pub(super) const TRANSPORT_STREAM: u8 = 1;
+pub(super) const TRANSPORT_DGRAM: u8 = 2;
 
 /// Two addresses of 16 bytes, two ports.
 pub(super) const INET6_BYTES: usize = 36;
@@ -94,12 +94,12 @@ where
 }
 
 /// The addresses are of one family.
-pub(super) fn write(source: Source, tlvs: &Tlvs) -> Vec<u8> {
+pub(super) fn write(source: Source, transport: u8, tlvs: &Tlvs) -> Vec<u8> {
     let (command, family) = match source {
         Source::Local => (LOCAL, FAMILY_UNSPEC << 4),
         Source::Unknown => (PROXY, FAMILY_UNSPEC << 4),
-        Source::Client { source, .. } if source.is_ipv4() => (PROXY, FAMILY_INET << 4 | TRANSPORT_STREAM),
-        Source::Client { .. } => (PROXY, FAMILY_INET6 << 4 | TRANSPORT_STREAM),
+        Source::Client { source, .. } if source.is_ipv4() => (PROXY, FAMILY_INET << 4 | transport),
+        Source::Client { .. } => (PROXY, FAMILY_INET6 << 4 | transport),
     };
     let mut body = Vec::with_capacity(INET6_BYTES + tlvs.as_bytes().len());
     if let Source::Client { source, destination } = source {
@@ -209,5 +209,19 @@ mod tests {
         assert_eq!(check(0x21, 0x11, &body), Err(Invalid::Checksum));
         let twice = [&body[..], &body[12..]].concat();
         assert_eq!(check(0x21, 0x11, &twice), Err(Invalid::Tlv));
+    }
+
+    #[test]
+    fn datagrams_say_that_they_are_some() {
+        let of = |from: &str, to: &str| {
+            let source = Source::Client { source: from.parse().unwrap(), destination: to.parse().unwrap() };
+            Header { source, tlvs: Tlvs::default() }.write_datagram()
+        };
+        let four = [192, 0, 2, 1, 10, 0, 0, 1, 1, 2, 0, 53];
+        assert_eq!(of("192.0.2.1:258", "10.0.0.1:53"), bytes(0x21, 0x12, &four));
+        let mut six = vec![0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        six.extend([0; 15]);
+        six.extend([1, 1, 2, 0, 53]);
+        assert_eq!(of("[2001:db8::1]:258", "[::1]:53"), bytes(0x21, 0x22, &six));
     }
 }

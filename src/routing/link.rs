@@ -400,7 +400,7 @@ fn server_config(
     config.ticketer = context.ticketer.clone();
     config.alpn_protocols = match protocol {
         ListenerProtocol::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-        ListenerProtocol::Tcp => tls.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
+        ListenerProtocol::Tcp | ListenerProtocol::Udp => tls.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
     };
     config
 }

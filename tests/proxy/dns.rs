@@ -37,7 +37,9 @@ impl Unbound {
 
 fn config(dir: &Path, port: u16, proxied: u16) -> String {
     let view = |name: &str, data: &str| {
-        format!("view:\n  name: \"{name}\"\n  view-first: yes\n  local-zone: \"www.example.test.\" redirect\n  local-data: \"www.example.test. 60 A {data}\"\n")
+        format!(
+            "view:\n  name: \"{name}\"\n  view-first: yes\n  local-zone: \"www.example.test.\" redirect\n  local-data: \"www.example.test. 60 A {data}\"\n"
+        )
     };
     let dir = dir.display();
     // Longer than any datagram that dig says it takes.
