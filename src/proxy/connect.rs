@@ -12,20 +12,35 @@ use crate::config::upstream::UpstreamProtocol;
 use crate::routing::endpoint::EndpointState;
 use crate::routing::upstream::Transport;
 
+/// What goes over a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// Requests, in the protocol of the upstream.
+    Requests,
+    /// A client's bytes, whatever they mean.
+    Bytes,
+}
+
 /// Connects to `endpoint`. `greeting` is sent first: the PROXY header, if there is to be one.
 pub(crate) async fn connect(
     endpoint: &EndpointState,
     transport: &Transport,
+    payload: Payload,
     greeting: Option<&[u8]>,
     limit: Duration,
 ) -> Result<UpstreamStream, ConnectError> {
-    match tokio::time::timeout(limit, establish(endpoint, transport, greeting)).await {
+    match tokio::time::timeout(limit, establish(endpoint, transport, payload, greeting)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::TimedOut(limit)),
     }
 }
 
-async fn establish(endpoint: &EndpointState, transport: &Transport, greeting: Option<&[u8]>) -> Result<UpstreamStream, ConnectError> {
+async fn establish(
+    endpoint: &EndpointState,
+    transport: &Transport,
+    payload: Payload,
+    greeting: Option<&[u8]>,
+) -> Result<UpstreamStream, ConnectError> {
     let mut stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
     stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
     if let Some(greeting) = greeting {
@@ -33,8 +48,10 @@ async fn establish(endpoint: &EndpointState, transport: &Transport, greeting: Op
     }
     let Some(tls) = &transport.tls else { return Ok(UpstreamStream::Plain(stream)) };
     let name = tls.server_name.clone().unwrap_or_else(|| endpoint.server_name());
-    let stream = TlsConnector::from(tls.client.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
-    if transport.protocol == UpstreamProtocol::H2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+    let client = if payload == Payload::Requests { &tls.client } else { &tls.client_of_streams };
+    let stream = TlsConnector::from(client.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
+    let is_h2 = payload == Payload::Requests && transport.protocol == UpstreamProtocol::H2;
+    if is_h2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err(ConnectError::Alpn);
     }
     Ok(UpstreamStream::Tls(Box::new(stream)))

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::body::RequestBody;
 use super::client::Client;
-use super::connect::connect;
+use super::connect::{Payload, connect};
 use super::error::ConnectError;
 use super::h1;
 use super::stream::{Cutter, SharedStream};
@@ -198,7 +198,8 @@ impl Pool {
         client: &Client,
     ) -> Result<SharedStream, ConnectError> {
         let greeting = upstream.transport.proxy_protocol.map(|version| client.greeting(key, version));
-        let stream = connect(endpoint, &upstream.transport, greeting.as_deref(), upstream.settings.timeouts.connect).await?;
+        let limit = upstream.settings.timeouts.connect;
+        let stream = connect(endpoint, &upstream.transport, Payload::Requests, greeting.as_deref(), limit).await?;
         upstream.metrics.connections.increment(1);
         let stream = SharedStream::new(stream);
         self.open.borrow_mut().push((key, stream.cutter()));

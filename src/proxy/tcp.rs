@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use super::alarm::TICK;
 use super::arrival;
 use super::client_hello::{self, ClientHello, HELLO_BYTES_MAX, Reading};
-use super::connect::connect;
+use super::connect::{Payload, connect};
 use super::listener::ListenerHandle;
 use super::origin::{Encryption, Origin, Telling, unique_id};
 use super::relay::{Relay, Side};
@@ -223,7 +223,8 @@ async fn connect_to_any(
     while tried.len() <= usize::from(upstream.settings.retries) {
         let request = PickRequest { tried: &tried, ..PickRequest::new(origin.peer.ip(), worker.random()) };
         let Some(picked) = upstream.pick(&request) else { break };
-        match connect(picked.lease.endpoint(), &upstream.transport, greeting.as_deref(), upstream.settings.timeouts.connect).await {
+        let limit = upstream.settings.timeouts.connect;
+        match connect(picked.lease.endpoint(), &upstream.transport, Payload::Bytes, greeting.as_deref(), limit).await {
             Ok(stream) => {
                 upstream.metrics.connections.increment(1);
                 return Ok((picked.lease, stream));

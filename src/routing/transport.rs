@@ -46,6 +46,7 @@ fn build_transport_tls(tls: &UpstreamTls, protocol: UpstreamProtocol, context: &
     } else {
         builder.with_root_certificates(roots).with_no_client_auth()
     };
+    let client_of_streams = Arc::new(client.clone());
     client.alpn_protocols = match protocol {
         UpstreamProtocol::H2 => vec![b"h2".to_vec()],
         UpstreamProtocol::Http1 | UpstreamProtocol::H2c => vec![b"http/1.1".to_vec()],
@@ -53,7 +54,7 @@ fn build_transport_tls(tls: &UpstreamTls, protocol: UpstreamProtocol, context: &
     let server_name = tls.server_name.as_ref().map(|name| {
         ServerName::try_from(name.clone()).map_err(|_| format!("`tls.server_name`: {name:?} is neither a DNS name nor an IP address"))
     });
-    Ok(TransportTls { client: Arc::new(client), server_name: server_name.transpose()? })
+    Ok(TransportTls { client: Arc::new(client), client_of_streams, server_name: server_name.transpose()? })
 }
 
 fn read_roots(pem: &str) -> Result<RootCertStore, String> {

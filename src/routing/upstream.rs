@@ -51,6 +51,8 @@ pub struct Transport {
 pub struct TransportTls {
     /// Roots, versions and ALPN.
     pub client: Arc<rustls::ClientConfig>,
+    /// The same without ALPN: for streams of which we do not know what is spoken on them.
+    pub client_of_streams: Arc<rustls::ClientConfig>,
     /// The name asked for and looked for in the certificate. None: the endpoint's IP address.
     pub server_name: Option<ServerName<'static>>,
 }

@@ -189,3 +189,15 @@ async fn a_connection_waits_for_an_endpoint() {
     let metrics = proxy.server.metrics();
     assert!(metrics.contains("nuncio_requests_in_flight{route=\"late\",upstream=\"late\"} 1"), "{metrics}");
 }
+
+/// What is spoken inside is not ours to say: the endpoint agrees to no HTTP.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_to_the_endpoint_offers_no_protocol() {
+    let authority = Authority::new();
+    let certificate = authority.certify(&["db.test"]);
+    let endpoint = endpoint("db", Some(certificate.acceptor(&["postgresql"]))).await;
+    let config =
+        tcp("", &[("db", "", endpoint.address)]) + &format!("tls = {{ server_name = \"db.test\", ca = '''{}''' }}\n", authority.pem);
+    let proxy = Proxy::start(&config).await;
+    says(&mut Wire::connect(proxy.address_of("tcp")).await, "db").await;
+}
