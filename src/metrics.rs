@@ -38,7 +38,7 @@ descriptions! {
     REQUESTS_UNROUTED = "nuncio_requests_unrouted_total", "Requests answered before a route was found: malformed ones and those that no route takes.";
     RETRIES = "nuncio_retries_total", "Attempts beyond the first, by upstream and reason.";
     UPSTREAM_ERRORS = "nuncio_upstream_errors_total", "Requests and connections that failed for good, by upstream and cause.";
-    UPSTREAM_CONNECTIONS = "nuncio_upstream_connections_total", "Connections opened to endpoints, by upstream.";
+    UPSTREAM_CONNECTIONS = "nuncio_upstream_connections_total", "Connections and UDP sessions opened to endpoints, by upstream.";
     HEALTH_TRANSITIONS = "nuncio_health_transitions_total", "Endpoints that went up or down, by upstream and direction.";
     CONNECTIONS = "nuncio_connections_total", "Connections accepted, and UDP sessions begun, by listener.";
     CONNECTIONS_OPEN = "nuncio_connections_open", "Connections and UDP sessions open, by listener.";

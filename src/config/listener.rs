@@ -264,8 +264,8 @@ pub struct ListenerLimits {
     /// Anomalies (streams reset before they ended, empty frames, settings and pings beyond need) that one HTTP/2 connection may
     /// show before it is closed. Answered requests, time and bytes taken make up for them. Default 1,000.
     pub h2_anomalies: u32,
-    /// UDP sessions at once, over all workers: one per client address and port. When there are as many, the one that was silent for
-    /// the longest gives way to the next. Each has a descriptor, and one of the ports of `net.ipv4.ip_local_port_range`. Default 65,536.
+    /// UDP sessions at once, over all workers: one per client address and port. When there are as many, the one of the same worker
+    /// that was silent for the longest gives way to the next. Each has a descriptor, and one of the ports of `net.ipv4.ip_local_port_range`. Default 65,536.
     pub sessions: u32,
 }
 

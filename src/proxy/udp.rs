@@ -4,6 +4,9 @@
 //! of the sockets. A session is an entry in a table and a socket that is connected to its endpoint, not a task: the sockets of all sessions
 //! are watched by one epoll instance, which in turn is watched by the runtime. Silent sessions are found by the worker's tick.
 //!
+//! The socket of a session that is over is closed, not kept for the next one, although that would save four calls to the system: a reply
+//! that comes late would go to another client.
+//!
 //! A session keeps its endpoint across tables as long as that is one of the route's upstream and not down; its next datagram goes elsewhere
 //! otherwise. An endpoint that refuses datagrams gets no new session of this worker for a while if there is another.
 
@@ -431,8 +434,9 @@ impl Forwarding<'_> {
     fn insert(&self, flows: &mut Flows, client: Client, session: Session) -> Result<SessionId, Errno> {
         let id = flows.sessions.insert(client, session, self.now);
         let watched = flows.sessions.get_mut(id).map_or(Ok(()), |(_, session)| self.port.watch(session, id));
-        if watched.is_err() {
-            flows.sessions.remove(id);
+        match watched {
+            Ok(()) => self.route.upstream().iter().for_each(|upstream| upstream.metrics.connections.increment(1)),
+            Err(_) => drop(flows.sessions.remove(id)),
         }
         watched.map(|()| id)
     }

@@ -172,6 +172,7 @@ async fn the_last_reply_that_is_expected_ends_the_session() {
         receive(&client).await;
         eventually("the session is over", || sessions(&proxy) == 0.0 && in_flight(&proxy, addresses[0]) == 0).await;
         assert_eq!(metric(&proxy, "nuncio_connections_total", &["udp"]), f64::from(round));
+        assert_eq!(metric(&proxy, "nuncio_upstream_connections_total", &["udp"]), f64::from(round));
     }
     // Two questions, one of which is answered in full: it waits for the rest.
     client.send(b"2*a").await.unwrap();
