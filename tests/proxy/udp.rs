@@ -229,6 +229,28 @@ async fn a_client_keeps_its_endpoint_over_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_datagram_is_lost_to_a_change_of_the_table() {
+    let (_echoes, addresses) = echoes(&["1", "2"]).await;
+    let mut proxy = Proxy::start_with(&udp("127.0.0.1:0", &addresses[..1], "", ""), |server| server.workers(2)).await;
+    let client = client("127.0.0.1:0", proxy.address_of("udp")).await;
+    for round in 0..40 {
+        let change = proxy.update(|config| {
+            let upstream = config.upstreams.values_mut().next().unwrap();
+            upstream.retries = round % 3;
+            upstream.endpoints.truncate(1);
+            upstream.endpoints.extend((round % 2 == 0).then(|| Weighted::new(addresses[1])));
+        });
+        let asking = async {
+            for _ in 0..25 {
+                assert_eq!(ask_once(&client, "x").await, "1:x");
+            }
+        };
+        tokio::join!(change, asking);
+    }
+    assert_eq!(metric(&proxy, "nuncio_connections_total", &["udp"]), 1.0, "it is one session all along");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_is_removed_loses_its_sessions_at_their_next_datagram() {
     let (echoes, addresses) = echoes(&["1", "2"]).await;
     let mut proxy = Proxy::start(&udp("127.0.0.1:0", &addresses[..1], "", "drain_timeout = \"1h\"")).await;
