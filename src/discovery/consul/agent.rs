@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -64,10 +64,31 @@ pub(super) struct Agent {
     datacenter: String,
     /// The oldest answer of another server than the leader. None: the leader is asked.
     stale_max: Option<Duration>,
-    /// Connections that nobody uses.
-    idle: Mutex<Vec<Connection>>,
+    /// Connections that nobody uses, and when they were made.
+    idle: Mutex<Vec<(Instant, Connection)>>,
     turns: Semaphore,
     may_read_nodes: AtomicBool,
+}
+
+/// An index, as one life of the agent counts it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Index {
+    pub(super) value: u64,
+    /// When the connection was made that told it. At the other end of one that was made later may be another life of the agent, which
+    /// counts anew.
+    pub(super) told_on: Instant,
+}
+
+impl Index {
+    /// Of who knows none.
+    pub(super) fn zero() -> Self {
+        Self { value: 0, told_on: Instant::now() }
+    }
+
+    /// What to ask with on a connection that was made at this time.
+    fn on(self, made_at: Instant) -> u64 {
+        if made_at > self.told_on { 0 } else { self.value }
+    }
 }
 
 /// A query, apart from what all queries have.
@@ -78,14 +99,14 @@ pub(super) struct Query<'a> {
     /// `recurse`, or empty.
     pub(super) parameters: &'a str,
     /// 0: the answer comes at once. Else as soon as the index is above this one, or after `wait`.
-    pub(super) index: u64,
+    pub(super) index: Index,
     pub(super) wait: Duration,
 }
 
 impl<'a> Query<'a> {
     /// A query that is answered at once.
     pub(super) fn now(path: &'a str) -> Self {
-        Self { path, parameters: "", index: 0, wait: WAIT }
+        Self { path, parameters: "", index: Index::zero(), wait: WAIT }
     }
 }
 
@@ -110,21 +131,20 @@ impl Agent {
         self.turns.acquire().await.expect("it is never closed")
     }
 
-    /// The answer to `query`, which is 200 or 404, and is as fresh as the settings ask for.
-    pub(super) async fn query(&self, query: Query<'_>) -> Result<Answer, Failure> {
+    /// The answer to `query`, which is 200 or 404, and is as fresh as the settings ask for; and when the connection was made that it came by.
+    pub(super) async fn query(&self, query: Query<'_>) -> Result<(Answer, Instant), Failure> {
         let idle = self.idle();
         let is_used = idle.is_some();
-        // At the other end of a new connection may be another life of the agent.
-        let (mut connection, query) = match idle {
-            Some(connection) => (connection, query),
-            None => (self.connect().await?, Query { index: 0, ..query }),
+        let (mut made_at, mut connection) = match idle {
+            Some(idle) => idle,
+            None => self.connect_now().await?,
         };
         let consistency = if self.stale_max.is_some() { "&stale" } else { "" };
-        let answer = match self.ask(&mut connection, query, consistency).await {
+        let answer = match self.ask(&mut connection, query, query.index.on(made_at), consistency).await {
             // Closed while nobody used it.
             Err(error) if is_used && !error.is_timeout() => {
-                connection = self.connect().await?;
-                self.ask(&mut connection, Query { index: 0, ..query }, consistency).await?
+                (made_at, connection) = self.connect_now().await?;
+                self.ask(&mut connection, query, 0, consistency).await?
             }
             answer => answer?,
         };
@@ -132,14 +152,14 @@ impl Agent {
             (Ok(()), _) => answer,
             (Err(failure), None) => return Err(failure),
             (Err(_), Some(_)) => {
-                let answer = self.ask(&mut connection, Query { index: 0, ..query }, "&consistent").await?;
+                let answer = self.ask(&mut connection, query, 0, "&consistent").await?;
                 check_fresh(&answer.headers, self.stale_max)?;
                 answer
             }
         };
-        self.give_back(connection);
+        self.give_back(made_at, connection);
         match answer.status {
-            StatusCode::OK | StatusCode::NOT_FOUND => Ok(answer),
+            StatusCode::OK | StatusCode::NOT_FOUND => Ok((answer, made_at)),
             _ => Err(Failure::refused(&answer)),
         }
     }
@@ -197,8 +217,13 @@ impl Agent {
         Connection::open(&self.server, self.tls.as_ref(), &self.credentials).await
     }
 
-    async fn ask(&self, connection: &mut Connection, query: Query<'_>, consistency: &str) -> Result<Answer, HttpError> {
-        let Query { path, parameters, index, wait } = query;
+    async fn connect_now(&self) -> Result<(Instant, Connection), HttpError> {
+        let connection = self.connect().await?;
+        Ok((Instant::now(), connection))
+    }
+
+    async fn ask(&self, connection: &mut Connection, query: Query<'_>, index: u64, consistency: &str) -> Result<Answer, HttpError> {
+        let Query { path, parameters, wait, .. } = query;
         let blocking = if index > 0 { format!("&index={index}&wait={}", in_go(wait)) } else { String::new() };
         let parameters = format!("{parameters}{}{consistency}{blocking}", self.datacenter);
         let path = format!("{path}?{}", parameters.trim_start_matches('&'));
@@ -207,12 +232,12 @@ impl Agent {
         connection.read(response, &path, BODY_TIMEOUT).await
     }
 
-    fn idle(&self) -> Option<Connection> {
+    fn idle(&self) -> Option<(Instant, Connection)> {
         self.idle.lock().expect("nobody panics with it").pop()
     }
 
-    fn give_back(&self, connection: Connection) {
-        self.idle.lock().expect("nobody panics with it").push(connection);
+    fn give_back(&self, made_at: Instant, connection: Connection) {
+        self.idle.lock().expect("nobody panics with it").push((made_at, connection));
     }
 }
 
@@ -226,9 +251,10 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(answer: &Answer) -> Result<T
     serde_json::from_slice(&answer.body).map_err(|error| Failure::Json(format!("{error}: {}", answer.quote())))
 }
 
-/// The index of an answer.
-pub(super) fn index_of(answer: &Answer) -> Result<u64, Failure> {
-    number(&answer.headers, "x-consul-index").ok_or(Failure::NoIndex)
+/// The index of an answer that came by a connection made at this time.
+pub(super) fn index_of(answer: &Answer, told_on: Instant) -> Result<Index, Failure> {
+    let value = number(&answer.headers, "x-consul-index").ok_or(Failure::NoIndex)?;
+    Ok(Index { value, told_on })
 }
 
 /// Whether what the token may not read was left out of an answer. Since Consul 1.11, and only for who has a token.
@@ -304,9 +330,9 @@ mod tests {
         }
     }
 
-    /// Connections are shared: a query may find none idle, and meet another life of the agent on a new one.
+    /// Connections are shared: a query may meet another life of the agent on one that is new, or that another query has made since.
     #[tokio::test]
-    async fn a_new_connection_is_asked_from_the_start() {
+    async fn a_connection_that_is_younger_than_an_index_is_asked_from_the_start() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let agent = Agent::new(format!("http://{}", listener.local_addr().unwrap()), &ConsulConfig::default());
         let serve = async {
@@ -323,13 +349,15 @@ mod tests {
         };
         // Its connections end with the agent.
         let ask = async move {
-            for _ in 0..2 {
-                agent.query(Query { index: 50, ..Query::now("/v1/health/service/web") }).await.unwrap();
+            let before = Instant::now();
+            for told_on in [before, before + HEAD_TIMEOUT, before] {
+                agent.query(Query { index: Index { value: 50, told_on }, ..Query::now("/v1/health/service/web") }).await.unwrap();
             }
         };
         let both = async { tokio::join!(serve, ask).0 };
         let asked = tokio::time::timeout(HEAD_TIMEOUT, both).await.expect("in time");
-        assert!(!asked[0].contains("index=") && asked[1].contains("index=50"), "{asked:?}");
+        let with_index: Vec<bool> = asked.iter().map(|asked| asked.contains("index=50")).collect();
+        assert_eq!(with_index, [false, true, false], "{asked:?}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt};
 
-use self::agent::{Agent, Failure, next_index, wait_of};
+use self::agent::{Agent, Failure, Index, next_index, wait_of};
 use self::services::Services;
 use self::watch::{Key, News, Told, Watched, Watches, ask};
 use super::http_client::Turns;
@@ -162,7 +162,7 @@ impl ConsulProvider {
 
     /// Takes over what was told, and asks again.
     fn hear(&mut self, news: News, session: &mut Session) -> Result<Change, Failure> {
-        let next = next_index(news.asked, news.index);
+        let next = Index { value: next_index(news.asked, news.index.value), ..news.index };
         let may_ask_for_more = matches!(news.told, Told::Keys(_) | Told::Catalog(_));
         let change = match (news.told, &news.watched) {
             (Told::Keys(keys), _) => {
@@ -173,12 +173,12 @@ impl ConsulProvider {
                     services.ask_for(asked_for(self.tree.prefix(), &keys));
                 }
                 self.keys = Some(keys);
-                self.index = news.index;
+                self.index = news.index.value;
                 change
             }
             (told, watched) => {
                 if !self.config.kv {
-                    self.index = news.index;
+                    self.index = news.index.value;
                 }
                 self.services.as_mut().map_or(Change::None, |services| services.hear(watched, told))
             }
@@ -256,14 +256,14 @@ impl Session {
     /// Asks for something for the first time.
     fn ask(&mut self, watched: Watched) {
         self.untold += 1;
-        self.push(watched, 0, tokio::time::Instant::now(), true);
+        self.push(watched, Index::zero(), tokio::time::Instant::now(), true);
     }
 
-    fn ask_again(&mut self, watched: Watched, index: u64, not_before: tokio::time::Instant) {
+    fn ask_again(&mut self, watched: Watched, index: Index, not_before: tokio::time::Instant) {
         self.push(watched, index, not_before, false);
     }
 
-    fn push(&mut self, watched: Watched, index: u64, not_before: tokio::time::Instant, is_first: bool) {
+    fn push(&mut self, watched: Watched, index: Index, not_before: tokio::time::Instant, is_first: bool) {
         let wait = if matches!(watched, Watched::Service(_)) { wait_of(self.asked.len()) } else { WAIT };
         let news = ask(self.agent.clone(), watched, index, wait, not_before);
         self.watches.push(news.map(move |news| (is_first, news)).boxed());

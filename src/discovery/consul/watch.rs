@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::agent::{Agent, Failure, Query, encode_path, encode_segment, index_of, is_denied_by_default, is_filtered, parse};
+use super::agent::{Agent, Failure, Index, Query, encode_path, encode_segment, index_of, is_denied_by_default, is_filtered, parse};
 use super::catalog::{Instance, Listing};
 
 /// The least time between two queries of one kind, so that what changes all the time is not asked all the time.
@@ -38,7 +38,7 @@ pub(super) struct News {
     pub(super) asked: u64,
     pub(super) asked_at: Instant,
     /// Of the answer.
-    pub(super) index: u64,
+    pub(super) index: Index,
     pub(super) told: Told,
 }
 
@@ -59,7 +59,7 @@ pub(super) enum Told {
 pub(super) type Watches = FuturesUnordered<BoxFuture<'static, (bool, Result<News, Failure>)>>;
 
 /// Asks once: at once if `index` is 0, else when it is above it, or after `wait`.
-pub(super) async fn ask(agent: Arc<Agent>, watched: Watched, index: u64, wait: Duration, not_before: Instant) -> Result<News, Failure> {
+pub(super) async fn ask(agent: Arc<Agent>, watched: Watched, index: Index, wait: Duration, not_before: Instant) -> Result<News, Failure> {
     tokio::time::sleep_until(not_before).await;
     let asked_at = Instant::now();
     let (told, answered) = match &watched {
@@ -68,12 +68,12 @@ pub(super) async fn ask(agent: Arc<Agent>, watched: Watched, index: u64, wait: D
         Watched::Service(name) => service(&agent, name, index, wait).await?,
         Watched::Key(name) => key(&agent, name, index, wait).await?,
     };
-    Ok(News { watched, asked: index, asked_at, index: answered, told })
+    Ok(News { watched, asked: index.value, asked_at, index: answered, told })
 }
 
-async fn keys(agent: &Agent, prefix: &str, index: u64, wait: Duration) -> Result<(Told, u64), Failure> {
+async fn keys(agent: &Agent, prefix: &str, index: Index, wait: Duration) -> Result<(Told, Index), Failure> {
     let path = format!("/v1/kv/{}", encode_path(prefix));
-    let answer = agent.query(Query { path: &path, parameters: "recurse", index, wait }).await?;
+    let (answer, on) = agent.query(Query { path: &path, parameters: "recurse", index, wait }).await?;
     let keys: Vec<Key> = if answer.status == StatusCode::OK { parse(&answer)? } else { Vec::new() };
     if is_filtered(&answer.headers) {
         return Err(Failure::Filtered(prefix.to_owned()));
@@ -82,17 +82,17 @@ async fn keys(agent: &Agent, prefix: &str, index: u64, wait: Duration) -> Result
         // One key is refused to who may not read it, while a list of keys looks empty.
         agent.query(Query::now(&path)).await?;
     }
-    Ok((Told::Keys(keys), index_of(&answer)?))
+    Ok((Told::Keys(keys), index_of(&answer, on)?))
 }
 
-async fn catalog(agent: &Agent, index: u64, wait: Duration) -> Result<(Told, u64), Failure> {
-    let answer = agent.query(Query { path: "/v1/catalog/services", parameters: "", index, wait }).await?;
+async fn catalog(agent: &Agent, index: Index, wait: Duration) -> Result<(Told, Index), Failure> {
+    let (answer, on) = agent.query(Query { path: "/v1/catalog/services", parameters: "", index, wait }).await?;
     let listing = listing(parse(&answer)?);
     // Who may read anything sees something: Consul itself is a service.
     if listing.is_empty() && (is_filtered(&answer.headers) || is_denied_by_default(&answer.headers)) {
         return Err(Failure::Grant("service_prefix \"\" read and node_prefix \"\" read".into()));
     }
-    Ok((Told::Catalog(listing), index_of(&answer)?))
+    Ok((Told::Catalog(listing), index_of(&answer, on)?))
 }
 
 /// Consul says `null` where it means no tags.
@@ -100,9 +100,9 @@ fn listing(raw: std::collections::BTreeMap<String, Option<Vec<String>>>) -> List
     raw.into_iter().map(|(name, tags)| (name, tags.unwrap_or_default())).collect()
 }
 
-async fn service(agent: &Agent, name: &str, index: u64, wait: Duration) -> Result<(Told, u64), Failure> {
+async fn service(agent: &Agent, name: &str, index: Index, wait: Duration) -> Result<(Told, Index), Failure> {
     let path = format!("/v1/health/service/{}", encode_segment(name));
-    let answer = {
+    let (answer, on) = {
         let _turn = agent.turn().await;
         agent.query(Query { path: &path, parameters: "", index, wait }).await?
     };
@@ -121,14 +121,14 @@ async fn service(agent: &Agent, name: &str, index: u64, wait: Duration) -> Resul
         },
         (true, false) => Told::Service(instances),
     };
-    Ok((told, index_of(&answer)?))
+    Ok((told, index_of(&answer, on)?))
 }
 
-async fn key(agent: &Agent, name: &str, index: u64, wait: Duration) -> Result<(Told, u64), Failure> {
+async fn key(agent: &Agent, name: &str, index: Index, wait: Duration) -> Result<(Told, Index), Failure> {
     let path = format!("/v1/kv/{}", encode_path(name));
-    let answer = agent.query(Query { path: &path, parameters: "", index, wait }).await?;
+    let (answer, on) = agent.query(Query { path: &path, parameters: "", index, wait }).await?;
     let keys: Vec<Key> = if answer.status == StatusCode::OK { parse(&answer)? } else { Vec::new() };
-    Ok((Told::Key(keys.into_iter().next()), index_of(&answer)?))
+    Ok((Told::Key(keys.into_iter().next()), index_of(&answer, on)?))
 }
 
 /// A key of the store.
