@@ -28,7 +28,7 @@
 //! one path, longer prefix, shorter one, regular expression, any path; more further predicates; name of the route. Alternatives
 //! (`||`, several arguments) are compared each on its own.
 //!
-//! Rules about [connections](connection) have predicates of their own, and all else in common.
+//! Rules about connections ([`ConnectionRule`]) have predicates of their own, and all else in common.
 //!
 //! No socket, no clock: a rule is a pure function of a [`RequestView`].
 //!
