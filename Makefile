@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 # How long each fuzz target runs. Two run at a time.
-FUZZ_SECONDS ?= 60
+FUZZ_SECONDS ?= 30
 # Further arguments, for `run` and `bench`: make run ARGS="run config/example.toml"
 ARGS ?=
 
@@ -34,7 +34,7 @@ lint: ## Format, clippy and documentation, warnings as errors
 	@$(STEP) clippy $(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(STEP) documentation $(CARGO) doc --locked --no-deps
 
-fuzz: ## Every fuzz target for FUZZ_SECONDS (60); fuzz/run.sh runs single ones
+fuzz: ## Every fuzz target for FUZZ_SECONDS (30); fuzz/run.sh runs single ones
 	@.ci/deps build
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(STEP) fuzz fuzz/run.sh
 
