@@ -3,10 +3,11 @@
 #![allow(missing_docs, reason = "criterion_group! makes a public function")]
 
 use std::hint::black_box;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use nuncio::balance::{Balancer, Candidates, Draw, HashKey, Policy, hash_bytes};
+use nuncio::socket::SocketAddress;
 
 struct Fleet(Vec<(bool, u32)>);
 
@@ -30,7 +31,8 @@ fn pick(criterion: &mut Criterion) {
     for (name, policy) in policies {
         let mut group = criterion.benchmark_group(name);
         for count in [10, 1_000, 10_000] {
-            let endpoint = |number: u32| (SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0001 + number), 80)), 1 + number as u16 % 3);
+            let endpoint =
+                |number: u32| (SocketAddress::from((Ipv4Addr::from_bits(0x0a00_0001 + number).into(), 80)), 1 + number as u16 % 3);
             let balancer = Balancer::new(&policy, &(0..count).map(endpoint).collect::<Vec<_>>());
             for (state, is_half_down) in [("healthy", false), ("half down", true)] {
                 let is_up = |number: u32| !(is_half_down && number.is_multiple_of(2));

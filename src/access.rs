@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, he
 use metrics::Counter;
 
 use crate::names::Name;
+use crate::socket::SocketAddress;
 
 /// Lines that may wait to be written.
 const QUEUE_LINES: usize = 65_536;
@@ -52,7 +53,7 @@ pub struct AccessEntry {
     user_agent: Option<HeaderValue>,
     pub(crate) generation: u64,
     pub(crate) route: Option<Name>,
-    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) endpoint: Option<SocketAddress>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) bytes: u64,
     pub(crate) duration: Duration,
@@ -164,7 +165,7 @@ impl AccessEntry {
             "bytes": self.bytes,
             "duration_ms": self.duration.as_secs_f64() * 1e3,
             "route": self.route.as_ref().map(Name::as_str),
-            "endpoint": self.endpoint.map(|endpoint| endpoint.to_string()),
+            "endpoint": self.endpoint.as_ref().map(SocketAddress::to_string),
             "generation": self.generation,
             "complete": self.is_complete,
             "fault": self.failure.map(|(fault, _)| fault),

@@ -176,6 +176,7 @@ pub mod proxy_protocol;
 pub mod routing;
 pub mod rule;
 pub mod server;
+pub mod socket;
 mod suggest;
 
 pub use config::RoutingConfig;

@@ -21,6 +21,7 @@ use crate::discovery::keep::write_private;
 use crate::discovery::{NameServers, Provider, Resolver, Supervisor};
 use crate::metrics::{self as names, Meter, Registry};
 use crate::names::Name;
+use crate::proxy::bind::PassedSockets;
 use crate::proxy::warnings::Warnings;
 use crate::proxy::worker::{Command, WorkerContext, WorkerThread};
 use crate::routing::RoutingTable;
@@ -40,6 +41,7 @@ pub struct ServerBuilder {
     admin_hosts: Vec<AdminHost>,
     providers: Vec<Box<dyn Provider>>,
     name_servers: NameServers,
+    passed: PassedSockets,
 }
 
 /// Why a server cannot start.
@@ -101,6 +103,7 @@ impl Default for ServerBuilder {
             admin_hosts: Vec::new(),
             providers: Vec::new(),
             name_servers: NameServers::System,
+            passed: PassedSockets::default(),
         }
     }
 }
@@ -168,6 +171,12 @@ impl ServerBuilder {
         Self { name_servers, ..self }
     }
 
+    /// Sockets that whoever started the process has opened, for listeners whose address is `systemd:NAME`. Default: none.
+    #[must_use]
+    pub fn passed_sockets(self, passed: PassedSockets) -> Self {
+        Self { passed, ..self }
+    }
+
     /// Adds a source of routing configuration. Of objects with one name in several sources, that of the first one counts.
     #[must_use]
     pub fn provider(mut self, provider: impl Provider) -> Self {
@@ -206,6 +215,7 @@ impl ServerBuilder {
             table,
             admin_api,
             registry: registry.clone(),
+            passed: self.passed,
         };
         let (status, control) = parts.start(stop)?;
         let drain_timeout = self.drain_timeout;
@@ -280,6 +290,7 @@ struct ControlParts {
     /// Its socket, and the names by which it may be asked for.
     admin_api: Option<(std::net::TcpListener, Vec<AdminHost>)>,
     registry: Option<Arc<Registry>>,
+    passed: PassedSockets,
 }
 
 impl ControlParts {
@@ -302,7 +313,7 @@ impl ControlParts {
         let supervisor = Supervisor::start_keeping(self.providers, self.protection, self.data_dir.as_deref());
         let status = Arc::new(Status::new(self.table.clone(), supervisor.feeds().to_vec()));
         let resolver = Resolver::start(self.name_servers);
-        let control = Control::new(supervisor, resolver, self.context, self.workers, self.table, status.clone());
+        let control = Control::new(supervisor, resolver, self.context, self.workers, self.table, status.clone(), self.passed);
         let _ = started.send(status.clone());
         let admin = async {
             if let Some((socket, hosts)) = self.admin_api {
@@ -338,10 +349,10 @@ impl Server {
         self.registry.as_ref().map_or_else(String::new, |registry| registry.render())
     }
 
-    /// The address that a listener accepts on. None while it is not open.
+    /// The IP address that a listener accepts on, the first of several. None while it is not open, and for a unix socket.
     #[must_use]
     pub fn local_addr(&self, listener: &Name) -> Option<SocketAddr> {
-        self.status.listeners().get(listener)?.bound
+        self.status.listeners().get(listener)?.bound.as_ref()?.sockets().first().copied()
     }
 
     /// The address of the admin API.

@@ -91,7 +91,7 @@ fn asked(table: &RoutingTable, host: &str, path: &str) -> Option<(String, String
     let route = table.route(&request, &Name::literal("web"))?;
     let target = match &route.target {
         Target::Upstream(upstream) => {
-            let endpoints: Vec<_> = upstream.endpoints.iter().map(|endpoint| (endpoint.address, endpoint.weight)).collect();
+            let endpoints: Vec<_> = upstream.endpoints.iter().map(|endpoint| (&endpoint.address, endpoint.weight)).collect();
             format!("{} {endpoints:?} {:?}", upstream.name, upstream.settings.balance)
         }
         Target::Answered => "answered".into(),
@@ -370,7 +370,7 @@ fn an_address_counts_once() {
     register(&mut config, "app", "one", Ok(Endpoint { address: address(1).into(), weight: 9 }));
     register(&mut config, "app", "two", Ok(Endpoint::new(address(2))));
     let table = first(&config);
-    let endpoints: Vec<_> = table.upstreams["app"].endpoints.iter().map(|it| (it.address, it.weight)).collect();
+    let endpoints: Vec<_> = table.upstreams["app"].endpoints.iter().map(|it| (it.address.ip().unwrap(), it.weight)).collect();
     assert_eq!(endpoints, [(address(1), 1), (address(2), 1)]);
     let twice = problem(&table, Kind::Upstream, "app");
     assert_eq!((twice.severity, twice.message.as_str()), (Severity::Warning, "several of its endpoints have the address 10.0.0.1:80"));
@@ -411,7 +411,7 @@ fn settings_that_cannot_be_used_do_not_hold_back_endpoints() {
 fn the_most_specific_tcp_route_takes_a_connection() {
     let mut config = Snapshot::empty(Instant::now());
     upstream(&mut config, "db", Upstream::of([address(1)]));
-    good(&mut config.listeners, "db", Listener::tcp(address(9)));
+    good(&mut config.listeners, "db", Listener::tcp(address(9).into()));
     let route = TcpRoute::to(name("db"), name("db"));
     let with_rule = |rule: &str| TcpRoute { rule: Some(ConnectionRule::parse(rule).expect(rule)), ..route.clone() };
     good(&mut config.tcp_routes, "fallback", route.clone());
@@ -446,8 +446,8 @@ fn the_most_specific_tcp_route_takes_a_connection() {
 fn one_udp_route_has_a_listener() {
     let mut config = Snapshot::empty(Instant::now());
     upstream(&mut config, "dns", Upstream::of([address(1)]));
-    good(&mut config.listeners, "dns", Listener::udp(address(9)));
-    good(&mut config.listeners, "web", Listener::http(address(9)));
+    good(&mut config.listeners, "dns", Listener::udp(address(9).into()));
+    good(&mut config.listeners, "web", Listener::http(address(9).into()));
     for (route, listener, to) in [("a", "dns", "dns"), ("b", "dns", "dns"), ("c", "web", "dn")] {
         good(&mut config.udp_routes, route, UdpRoute::to(name(listener), name(to)));
     }
@@ -497,8 +497,8 @@ fn self_signed(name: &str) -> Certificate {
 fn certificates_change_their_listeners_only() {
     let mut config = Snapshot::empty(Instant::now());
     let tls = |names: &[&str]| Some(ListenerTls { certificates: names.iter().map(|it| name(it)).collect(), ..ListenerTls::default() });
-    good(&mut config.listeners, "all", Listener { tls: tls(&[]), ..Listener::http(address(1)) });
-    good(&mut config.listeners, "one", Listener { tls: tls(&["a"]), ..Listener::http(address(2)) });
+    good(&mut config.listeners, "all", Listener { tls: tls(&[]), ..Listener::http(address(1).into()) });
+    good(&mut config.listeners, "one", Listener { tls: tls(&["a"]), ..Listener::http(address(2).into()) });
     let bare = first(&config);
     assert_eq!(problem(&bare, Kind::Listener, "all").message, "it has TLS, and there is no certificate");
     assert_eq!(problem(&bare, Kind::Listener, "one").message, "there is no certificate `a`");

@@ -83,7 +83,7 @@ async fn until_endpoint(server: &Server, address: SocketAddr) {
     let reached = generations.wait_for(|opened| {
         let table = server.table();
         let endpoints = table.upstreams.get("apache-80").map(|upstream| &upstream.endpoints);
-        let is_only = endpoints.is_some_and(|endpoints| endpoints.iter().map(|endpoint| endpoint.address).eq([address]));
+        let is_only = endpoints.is_some_and(|endpoints| endpoints.iter().map(|endpoint| endpoint.address.ip()).eq([Some(address)]));
         *opened >= table.generation && is_only
     });
     if tokio::time::timeout(DEADLINE, reached).await.is_err() {

@@ -120,8 +120,8 @@ async fn a_store_that_is_up_is_served_at_once_and_never_from_disk() {
     let server = start(&etcd, data_dir.path());
     tokio::time::timeout(DEADLINE, server.ready()).await.expect("it is ready");
     assert_eq!(server.table().generation, 1);
-    let address = server.table().upstreams["app"].endpoints[0].address;
-    assert_eq!(address.port(), 1, "not {}, which is what was kept", endpoint.address);
+    let address = server.table().upstreams["app"].endpoints[0].address.to_string();
+    assert_eq!(address, "127.0.0.1:1", "not {}, which is what was kept", endpoint.address);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,7 +39,7 @@ impl Proxy {
     /// The addresses of upstream `web`.
     fn addresses(&self) -> Vec<String> {
         let table = self.server.table();
-        table.upstreams["web"].endpoints.iter().map(|endpoint| endpoint.address.ip().to_string()).collect()
+        table.upstreams["web"].endpoints.iter().map(|endpoint| endpoint.address.ip().unwrap().ip().to_string()).collect()
     }
 
     async fn until_addresses(&self, expected: &[&str]) {
@@ -56,7 +56,7 @@ impl Proxy {
 
     fn id_of(&self, ip: &str) -> u64 {
         let table = self.server.table();
-        table.upstreams["web"].endpoints.iter().find(|it| it.address.ip().to_string() == ip).unwrap().state.id
+        table.upstreams["web"].endpoints.iter().find(|it| it.address.ip().unwrap().ip().to_string() == ip).unwrap().state.id
     }
 
     fn address(&self) -> SocketAddr {

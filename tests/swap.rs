@@ -143,12 +143,12 @@ impl World {
         let number = ledger.add(generation);
 
         let mut config = RoutingConfig::default();
-        let any = "127.0.0.1:0".parse().expect("an address");
+        let any = || "127.0.0.1:0".parse().expect("an address");
         let tls = ListenerTls { certificates: vec![Name::literal("site")], ..ListenerTls::default() };
-        config.listeners.insert(Name::literal("web"), Listener::http(any));
-        config.listeners.insert(Name::literal("secure"), Listener { tls: Some(tls), ..Listener::http(any) });
-        config.listeners.insert(Name::literal("db"), Listener::tcp(any));
-        config.listeners.insert(Name::literal("pipe"), Listener::tcp(any));
+        config.listeners.insert(Name::literal("web"), Listener::http(any()));
+        config.listeners.insert(Name::literal("secure"), Listener { tls: Some(tls), ..Listener::http(any()) });
+        config.listeners.insert(Name::literal("db"), Listener::tcp(any()));
+        config.listeners.insert(Name::literal("pipe"), Listener::tcp(any()));
         config.certificates.insert(Name::literal("site"), self.certificates[certificate].clone());
         config.middlewares.insert(Name::literal("ask"), header("request", number));
         config.middlewares.insert(Name::literal("tell"), header("response", number));

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// cli ─► server ─► admin ─► control ─► discovery, health, proxy ─► routing ─► config ─► rule, balance, middleware ─► (the small ones)
 /// ```
 const LAYERS: &[&[&str]] = &[
-    &["names"],
+    &["names", "socket"],
     &["access", "backoff", "duration", "metrics", "proxy_protocol", "suggest"],
     &["balance", "middleware", "rule"],
     &["config"],

@@ -333,7 +333,7 @@ async fn what_registrars_write_is_served() {
 async fn no_request_is_lost_to_registrations_that_come_and_go() {
     let (zookeeper, writer) = started().await;
     let (program, handle) = ProgramProvider::new(Name::literal("program"));
-    let listener = (Name::literal("web"), Listener::http(([127, 0, 0, 1], 0).into()));
+    let listener = (Name::literal("web"), Listener::http("127.0.0.1:0".parse().unwrap()));
     handle.publish(RoutingConfig { listeners: [listener].into(), ..RoutingConfig::default() });
     let (layout, route) = (LayoutKind::Services, RouteTemplate::parse(r#"Host("{name}.test")"#).ok());
     let config = ZookeeperConfig { prefix: layout.prefix_default(), layout, route, ..config(zookeeper.address()) };

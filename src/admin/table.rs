@@ -1,11 +1,11 @@
 //! `/api/v1/table`: what is in force, where it came from, and what is wrong with it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::listen_address::ListenAddress;
 use crate::config::listener::ListenerProtocol;
 use crate::config::problem::Kind;
 use crate::config::{Origin, Problem};
@@ -120,13 +120,13 @@ pub struct ListenerView {
     /// Its name.
     pub name: Name,
     /// The address that is wanted.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// What is spoken on it.
     pub protocol: ListenerProtocol,
     /// Whether it terminates TLS.
     pub tls: bool,
     /// The address that it has. None: it is not open.
-    pub bound: Option<SocketAddr>,
+    pub bound: Option<ListenAddress>,
     /// Why it is not open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -209,10 +209,10 @@ impl ListenerView {
     fn of(name: &Name, status: &ListenerStatus, table: &RoutingTable, origin: Option<&Origin>) -> Self {
         Self {
             name: name.clone(),
-            address: status.address,
+            address: status.address.clone(),
             protocol: status.protocol,
             tls: table.listeners.get(name).is_some_and(|listener| listener.tls.is_some()),
-            bound: status.bound,
+            bound: status.bound.clone(),
             error: status.error.clone(),
             origin: origin.cloned(),
         }

@@ -1,6 +1,5 @@
 //! `/api/v1/upstreams`: endpoints and how they are.
 
-use std::net::SocketAddr;
 use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,7 @@ use crate::names::Name;
 use crate::routing::RoutingTable;
 use crate::routing::endpoint::{Endpoint, HealthChange};
 use crate::routing::upstream::Upstream;
+use crate::socket::SocketAddress;
 
 pub use crate::routing::endpoint::Health;
 
@@ -54,7 +54,7 @@ pub struct UpstreamView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndpointView {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: SocketAddress,
     /// The key it was registered under, if it has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Name>,
@@ -115,7 +115,7 @@ impl UpstreamView {
 impl EndpointView {
     fn of(endpoint: &Endpoint, origin: Option<&Origin>, now: SystemTime) -> Self {
         Self {
-            address: endpoint.address,
+            address: endpoint.address.clone(),
             id: endpoint.id.clone(),
             weight: endpoint.weight,
             health: endpoint.state.health(),

@@ -1,10 +1,9 @@
 //! A weighted draw in constant time: the alias method (Walker 1977, built as in Vose 1991, in integers).
 
-use std::net::SocketAddr;
-
 use super::Candidates;
 use super::dice::{Dice, scale};
 use super::members::Members;
+use crate::socket::SocketAddress;
 
 /// Draws members by their weights.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ struct Column {
 }
 
 impl Alias {
-    pub(super) fn new(endpoints: &[(SocketAddr, u16)]) -> Self {
+    pub(super) fn new(endpoints: &[(SocketAddress, u16)]) -> Self {
         let members = Members::of(endpoints);
         let weights: Vec<u64> = members.iter().filter_map(|index| endpoints.get(index)).map(|(_, weight)| u64::from(*weight)).collect();
         Self { columns: columns(&weights), members }

@@ -1,14 +1,15 @@
 //! The contract of all policies, and endpoints to test them with.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
 use super::{Balancer, Candidates, Draw, HashKey, Policy, hash_bytes};
+use crate::socket::SocketAddress;
 
 /// Endpoints of these weights, each with an address of its own.
-pub(crate) fn endpoints(weights: &[u16]) -> Vec<(SocketAddr, u16)> {
-    let address = |number: usize| SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0001 + number as u32), 8080));
+pub(crate) fn endpoints(weights: &[u16]) -> Vec<(SocketAddress, u16)> {
+    let address = |number: usize| SocketAddress::from((Ipv4Addr::from_bits(0x0a00_0001 + number as u32).into(), 8080));
     weights.iter().enumerate().map(|(number, weight)| (address(number), *weight)).collect()
 }
 
@@ -107,7 +108,7 @@ proptest! {
         let weights: Vec<u16> = entries.iter().map(|(weight, ..)| *weight).collect();
         let mut endpoints = endpoints(&weights);
         if same_address {
-            endpoints.iter_mut().for_each(|(address, _)| *address = SocketAddr::from(([10, 0, 0, 1], 80)));
+            endpoints.iter_mut().for_each(|(address, _)| *address = SocketAddress::from((Ipv4Addr::new(10, 0, 0, 1).into(), 80)));
         }
         let fleet = Fleet {
             eligible: entries.iter().map(|(_, eligible, _)| *eligible).collect(),

@@ -3,11 +3,10 @@
 //! Two different endpoints are drawn by weight, and the one with fewer requests in flight per unit of weight wins. Looking for the
 //! least busy of all would cost more and do worse: every worker and every instance would run to the same endpoint at once.
 
-use std::net::SocketAddr;
-
 use super::alias::Alias;
 use super::dice::Dice;
 use super::{Candidates, Draw};
+use crate::socket::SocketAddress;
 
 /// The less busy of two, drawn by weight.
 #[derive(Debug)]
@@ -22,7 +21,7 @@ impl LeastRequest {
     /// search may fail; then the first is taken, as it would be nearly always.
     const SECOND_DRAWS_MAX: usize = 8;
 
-    pub(super) fn new(endpoints: &[(SocketAddr, u16)]) -> Self {
+    pub(super) fn new(endpoints: &[(SocketAddress, u16)]) -> Self {
         Self { alias: Alias::new(endpoints), weights: endpoints.iter().map(|(_, weight)| *weight).collect() }
     }
 

@@ -1,16 +1,15 @@
 //! The indices that may be picked at all: those of weight above zero.
 
-use std::net::SocketAddr;
-
 use super::Candidates;
 use super::dice::Dice;
+use crate::socket::SocketAddress;
 
 /// The indices of weight above zero, in their order.
 #[derive(Debug)]
 pub(super) struct Members(Box<[u32]>);
 
 impl Members {
-    pub(super) fn of(endpoints: &[(SocketAddr, u16)]) -> Self {
+    pub(super) fn of(endpoints: &[(SocketAddress, u16)]) -> Self {
         Self((0..).zip(endpoints).filter(|(_, (_, weight))| *weight > 0).map(|(index, _)| index).collect())
     }
 

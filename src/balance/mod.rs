@@ -13,8 +13,6 @@
 //! one whenever such an endpoint exists; shares follow the weights; and a pick costs the same with ten endpoints as with ten thousand
 //! as long as most of them are eligible.
 
-use std::net::SocketAddr;
-
 use serde::{Deserialize, Serialize};
 
 mod alias;
@@ -27,6 +25,7 @@ mod ring;
 pub mod round_robin;
 mod schedule;
 
+use crate::socket::SocketAddress;
 pub use hash::{Hash, hash_bytes};
 pub use least_request::LeastRequest;
 pub use random::Random;
@@ -92,7 +91,7 @@ pub enum Balancer {
 impl Balancer {
     /// Makes `policy` ready for `endpoints`: the address and weight of each. Picks are indices into this slice.
     #[must_use]
-    pub fn new(policy: &Policy, endpoints: &[(SocketAddr, u16)]) -> Self {
+    pub fn new(policy: &Policy, endpoints: &[(SocketAddress, u16)]) -> Self {
         match policy {
             Policy::RoundRobin => Self::RoundRobin(RoundRobin::new(endpoints)),
             Policy::Random => Self::Random(Random::new(endpoints)),

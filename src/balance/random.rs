@@ -1,17 +1,16 @@
 //! Weighted random: no state, so nothing for instances to agree on and nothing for workers to contend for.
 
-use std::net::SocketAddr;
-
 use super::alias::Alias;
 use super::dice::Dice;
 use super::{Candidates, Draw};
+use crate::socket::SocketAddress;
 
 /// Weighted random.
 #[derive(Debug)]
 pub struct Random(Alias);
 
 impl Random {
-    pub(super) fn new(endpoints: &[(SocketAddr, u16)]) -> Self {
+    pub(super) fn new(endpoints: &[(SocketAddress, u16)]) -> Self {
         Self(Alias::new(endpoints))
     }
 

@@ -4,8 +4,8 @@
 //! endpoints is a dozen cache misses; here the high bits of a hash lead to its place, which is about two.
 
 use std::io::Write;
-use std::net::SocketAddr;
 
+use crate::socket::SocketAddress;
 use crc32fast::Hasher;
 
 /// Points of an endpoint for each unit of weight.
@@ -33,12 +33,12 @@ struct Point {
 impl Ring {
     /// A ring of `owners`: address, weight and index of each. Points depend on address and weight alone, not on the order; where two
     /// fall on the same place, the endpoint that is listed first has it.
-    pub(super) fn new(owners: &[(SocketAddr, u16, u32)]) -> Self {
+    pub(super) fn new(owners: &[(&SocketAddress, u16, u32)]) -> Self {
         let halvings = halvings(owners.iter().map(|(_, weight, _)| *weight));
         let mut points = Vec::new();
         for (address, weight, owner) in owners {
             let count = halved(*weight, halvings) * POINTS_PER_WEIGHT;
-            points.extend(places(*address).take(count as usize).map(|place| Point { place, owner: *owner }));
+            points.extend(places(address).take(count as usize).map(|place| Point { place, owner: *owner }));
         }
         points.sort_by_key(|point| point.place);
         points.dedup_by_key(|point| point.place);
@@ -79,10 +79,13 @@ fn starts(points: &[Point], bits: u32, shift: u32) -> Box<[u32]> {
 }
 
 /// The places of an endpoint: each is the CRC-32 of `address NUL port` and the place before.
-fn places(address: SocketAddr) -> impl Iterator<Item = u32> {
+fn places(address: &SocketAddress) -> impl Iterator<Item = u32> {
     let mut text = Vec::with_capacity(46);
     // Writing to memory does not fail.
-    let _ = write!(text, "{}\0{}", address.ip(), address.port());
+    let _ = match address {
+        SocketAddress::Ip(address) => write!(text, "{}\0{}", address.ip(), address.port()),
+        SocketAddress::Unix(path) => write!(text, "{path}\0"),
+    };
     let mut hasher = Hasher::new();
     hasher.update(&text);
     let next = move |place: &u32| {
@@ -114,7 +117,8 @@ mod tests {
     use crate::balance::contract::endpoints;
 
     fn ring(weights: &[u16]) -> Ring {
-        let owners: Vec<_> = (0..).zip(endpoints(weights)).map(|(owner, (address, weight))| (address, weight, owner)).collect();
+        let endpoints = endpoints(weights);
+        let owners: Vec<_> = (0..).zip(&endpoints).map(|(owner, (address, weight))| (address, *weight, owner)).collect();
         Ring::new(&owners)
     }
 
@@ -137,10 +141,10 @@ mod tests {
         #[test]
         fn is_that_of_pingora(weights in prop::collection::vec(1..6_u16, 1..20), keys in prop::collection::vec(any::<u64>(), 100)) {
             let endpoints = endpoints(&weights);
-            let buckets: Vec<_> = endpoints.iter().map(|(address, weight)| Bucket::new(*address, u32::from(*weight))).collect();
+            let buckets: Vec<_> = endpoints.iter().map(|(address, weight)| Bucket::new(address.ip().unwrap(), u32::from(*weight))).collect();
             let (ring, theirs) = (ring(&weights), Continuum::new(&buckets));
             for key in keys.iter().map(|key| key.to_le_bytes()) {
-                let ours: Vec<_> = ring.owners_from(crc32fast::hash(&key)).take(50).map(|owner| endpoints[owner].0).collect();
+                let ours: Vec<_> = ring.owners_from(crc32fast::hash(&key)).take(50).map(|owner| endpoints[owner].0.ip().unwrap()).collect();
                 prop_assert_eq!(ours, theirs.node_iter(&key).take(50.min(ring.len())).copied().collect::<Vec<_>>());
             }
         }

@@ -1,11 +1,11 @@
 //! Smooth weighted round robin: the turns are worked out when the table is compiled, a pick takes the next one.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::dice::Dice;
 use super::members::Members;
 use super::{Candidates, DRAWS_MAX, Draw, schedule};
+use crate::socket::SocketAddress;
 
 /// Smooth weighted round robin.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct RoundRobin {
 }
 
 impl RoundRobin {
-    pub(super) fn new(endpoints: &[(SocketAddr, u16)]) -> Self {
+    pub(super) fn new(endpoints: &[(SocketAddress, u16)]) -> Self {
         let weights: Vec<u16> = endpoints.iter().map(|(_, weight)| *weight).collect();
         Self { schedule: schedule::build(&weights), members: Members::of(endpoints), turn: AtomicU32::new(0) }
     }

@@ -3,11 +3,11 @@
 //! An ambassador stands beside a program that knows only `localhost:PORT`, and leads to wherever a service lives now. It stays while the
 //! service moves, and while there is none.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use nuncio::config::listen_address::{ListenAddress, Ports};
 use nuncio::config::providers::clean_name;
-use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, ServerConfig, TcpRoute, Upstream, listener};
+use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, ServerConfig, TcpRoute, Upstream};
 use nuncio::discovery::ProgramProvider;
 use nuncio::{Name, RoutingConfig, Server};
 
@@ -26,7 +26,7 @@ Examples:
 pub(super) struct ForwardArgs {
     /// Where connections are accepted: a port, or an address such as 127.0.0.1:5432
     #[arg(value_name = "PORT|ADDR", value_parser = parse_local)]
-    listen: SocketAddr,
+    listen: ListenAddress,
     /// Where they go
     #[arg(value_name = "ADDR", required = true, value_parser = Endpoint::parse_address)]
     to: Vec<Address>,
@@ -51,7 +51,7 @@ pub(super) struct AmbassadorArgs {
     service: String,
     /// Where connections are accepted: a port, or an address such as 127.0.0.1:5432
     #[arg(value_name = "PORT|ADDR", value_parser = parse_local)]
-    listen: SocketAddr,
+    listen: ListenAddress,
     /// Where instances are looked for, as with `nuncio run`; may be given again
     #[arg(long, value_name = "URL", env = "NUNCIO_PROVIDER", hide_env_values = true, default_value = "etcd://127.0.0.1:2379")]
     provider: Vec<String>,
@@ -65,7 +65,7 @@ const WAIT: Duration = Duration::from_secs(10);
 /// Runs until a signal ends it.
 pub(super) fn forward(args: &ForwardArgs) -> Result<(), Failure> {
     let name = Name::literal("forward");
-    let mut config = leading_to(args.listen, &name, TcpRoute::to(name.clone(), name.clone()));
+    let mut config = leading_to(args.listen.clone(), &name, TcpRoute::to(name.clone(), name.clone()));
     let endpoints = args.to.iter().cloned().map(Endpoint::new).collect();
     config.upstreams.insert(name, Upstream { endpoints, ..Upstream::default() });
     run(&args.flags, config, Vec::new())
@@ -77,7 +77,7 @@ pub(super) fn ambassador(args: &AmbassadorArgs) -> Result<(), Failure> {
     let name = Name::literal("ambassador");
     let route = TcpRoute { wait: Some(WAIT), ..TcpRoute::to(name.clone(), service) };
     let providers = args.provider.iter().map(|url| provider::parse(&of_services(url, &args.service))).collect();
-    run(&args.flags, leading_to(args.listen, &name, route), providers)
+    run(&args.flags, leading_to(args.listen.clone(), &name, route), providers)
 }
 
 fn run(flags: &settings::Flags, config: RoutingConfig, providers: Vec<ProviderConfig>) -> Result<(), Failure> {
@@ -96,7 +96,7 @@ fn run(flags: &settings::Flags, config: RoutingConfig, providers: Vec<ProviderCo
 }
 
 /// A listener, and the route of all its connections.
-fn leading_to(listen: SocketAddr, name: &Name, route: TcpRoute) -> RoutingConfig {
+fn leading_to(listen: ListenAddress, name: &Name, route: TcpRoute) -> RoutingConfig {
     let mut config = RoutingConfig::default();
     config.listeners.insert(name.clone(), Listener::tcp(listen));
     config.tcp_routes.insert(name.clone(), route);
@@ -116,10 +116,10 @@ fn of_services(url: &str, service: &str) -> String {
     }
 }
 
-fn parse_local(text: &str) -> Result<SocketAddr, String> {
-    match text.parse::<u16>() {
-        Ok(port) => Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
-        Err(_) => listener::parse_address(text),
+fn parse_local(text: &str) -> Result<ListenAddress, String> {
+    match text.parse::<Ports>() {
+        Ok(ports) => Ok(ListenAddress::Any(ports)),
+        Err(()) => text.parse(),
     }
 }
 
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_port_alone_is_one_of_every_address() {
-        assert_eq!(parse_local("80"), Ok(SocketAddr::from(([0, 0, 0, 0], 80))));
-        assert_eq!(parse_local("127.0.0.1:80"), Ok(SocketAddr::from(([127, 0, 0, 1], 80))));
+        assert_eq!(parse_local("80").unwrap().to_string(), ":80");
+        assert_eq!(parse_local("127.0.0.1:80").unwrap().to_string(), "127.0.0.1:80");
         assert!(parse_local("80000").is_err() && parse_local("localhost").is_err());
     }
 }

@@ -35,6 +35,6 @@ fn row(listener: &ListenerView) -> Vec<(String, Tone)> {
         Some(error) => (format!("not open: {error}"), Tone::Bad),
         None => ("open".into(), Tone::Good),
     };
-    let address = listener.bound.unwrap_or(listener.address);
+    let address = listener.bound.as_ref().unwrap_or(&listener.address);
     vec![plain(&listener.name), plain(address), plain(protocol), plain(if listener.tls { "yes" } else { "no" }), state]
 }

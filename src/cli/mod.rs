@@ -44,6 +44,7 @@ mod seal;
 mod serve;
 mod settings;
 mod signals;
+mod systemd;
 mod upstreams;
 
 /// Nuncio: an L4/L7 load-balancing proxy that learns where to send traffic by watching files and stores, and changes it under live

@@ -1,10 +1,10 @@
 //! `nuncio run`: a server until a signal ends it.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use nuncio::config::decode::FileConfig;
-use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, Route, Upstream, listener};
+use nuncio::config::listen_address::ListenAddress;
+use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, Route, Upstream};
 use nuncio::control::check::check;
 use nuncio::discovery::ProgramProvider;
 use nuncio::discovery::file::FileProvider;
@@ -36,8 +36,8 @@ pub(super) struct Args {
     /// A configuration file, or a directory of which every *.toml is read. Watched: edits are live
     file: Option<PathBuf>,
     /// Accepts HTTP on this address, such as ":8080" or "127.0.0.1:8080". Makes listeners `default`, `default-2` and so on
-    #[arg(long, value_name = "ADDR", value_parser = listener::parse_address)]
-    listen: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<ListenAddress>,
     /// Sends all requests to this endpoint, such as 127.0.0.1:3000 or app.internal:3000, or to several in turn. Makes a route and
     /// an upstream `default`
     #[arg(long, value_name = "ADDR", requires = "listen", value_parser = Endpoint::parse_address)]
@@ -119,11 +119,11 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
 }
 
 /// What `--listen` and `--to` make.
-fn of_flags(listen: &[SocketAddr], to: &[Address]) -> RoutingConfig {
+fn of_flags(listen: &[ListenAddress], to: &[Address]) -> RoutingConfig {
     let default = Name::literal("default");
     let mut config = RoutingConfig::default();
     let mut names = Names::default();
-    config.listeners.extend(listen.iter().map(|address| (names.take("default"), Listener::http(*address))));
+    config.listeners.extend(listen.iter().map(|address| (names.take("default"), Listener::http(address.clone()))));
     if !to.is_empty() {
         let everything = r#"PathPrefix("/")"#.parse().expect("a rule of the program's text is valid");
         let endpoints = to.iter().cloned().map(Endpoint::new).collect();
@@ -139,11 +139,11 @@ mod tests {
 
     #[test]
     fn flags_make_objects_named_default() {
-        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let config = of_flags(&[address(1), address(2)], &[address(3).into()]);
+        let listen = |text: &str| text.parse().unwrap();
+        let config = of_flags(&[listen(":1"), listen(":2")], &[Address::parse("127.0.0.1:3").unwrap()]);
         let names: Vec<&str> = config.listeners.keys().map(Name::as_str).collect();
         assert_eq!(names, ["default", "default-2"]);
         assert!(config.routes.contains_key("default") && config.upstreams.contains_key("default"));
-        assert!(of_flags(&[address(1)], &[]).routes.is_empty());
+        assert!(of_flags(&[listen(":1")], &[]).routes.is_empty());
     }
 }

@@ -8,18 +8,19 @@ use nuncio::server::ServerBuilder;
 
 use super::check::objects;
 use super::signals::Signals;
-use super::{Failure, logging, output};
+use super::{Failure, logging, output, systemd};
 
 /// Runs a server until a signal ends it.
 pub(super) async fn until_signal(builder: ServerBuilder, settings: &ServerConfig, log: logging::Log) -> Result<(), Failure> {
     // Before the server starts, so that a signal never meets the system's default.
     let mut signals = Signals::catch()?;
-    let server = builder.start().map_err(|error| Failure::Message(explain(&error, settings)))?;
+    let server = builder.passed_sockets(systemd::passed_sockets()?).start().map_err(|error| Failure::Message(explain(&error, settings)))?;
     announce_admin(&server);
     let signal = tokio::select! {
         signal = signals.end() => signal,
         () = announce_ready(&server) => signals.end().await,
     };
+    systemd::stopping();
     tracing::info!("{signal}: finishing what is in flight, for {:?} at most; a second signal ends at once", settings.drain_timeout);
     tokio::select! {
         is_clean = server.shutdown() => {
@@ -60,6 +61,7 @@ fn announce_admin(server: &Server) {
 /// Waits for the first table, and says what it holds. The listeners say themselves where they listen.
 async fn announce_ready(server: &Server) {
     server.ready().await;
+    systemd::ready();
     let summary = Summary::of(&server.table());
     match server.status().problems().len() {
         0 => tracing::info!("ready: {}", objects(&summary)),

@@ -41,7 +41,7 @@ fn rows(upstream: &UpstreamView) -> Vec<Vec<(String, Tone)>> {
 fn cells(endpoint: &EndpointView) -> Vec<(String, Tone)> {
     let changed = endpoint.changed.as_ref().map(|change| format!("{}: {}", ago(change.seconds), change.reason));
     vec![
-        plain(endpoint.address),
+        plain(&endpoint.address),
         plain(endpoint.id.as_ref().map_or("", |id| id.as_str())),
         plain(endpoint.weight),
         (endpoint.health.to_string(), tone(endpoint.health)),

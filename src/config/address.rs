@@ -1,4 +1,4 @@
-//! Where an endpoint listens: an IP address and port, or the name of a host and a port.
+//! Where an endpoint listens: an IP address and port, the name of a host and a port, or a unix socket.
 //!
 //! What a name stands for changes without the configuration. The control plane looks it up and puts the addresses in, so that compiling
 //! needs no network.
@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::socket::{SocketAddress, UnixPath};
+
 /// Where an endpoint listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -16,6 +18,8 @@ pub enum Address {
     Ip(SocketAddr),
     /// All addresses that a name stands for, each of them an endpoint.
     Name(HostPort),
+    /// A unix socket, such as `unix:/run/app.sock` or `unix:@app`.
+    Unix(UnixPath),
 }
 
 /// The name of a host, and a port.
@@ -40,6 +44,9 @@ impl Address {
     /// # Errors
     /// A sentence that names the text and what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
+        if text.starts_with(UnixPath::PREFIX) {
+            return text.parse().map(Self::Unix);
+        }
         if let Ok(address) = text.parse::<SocketAddr>() {
             if address.port() == 0 || address.ip().to_canonical().is_unspecified() {
                 return Err(format!("`{text}` cannot be connected to: an endpoint needs a definite address and port"));
@@ -53,28 +60,38 @@ impl Address {
         }
     }
 
-    /// The IP address and port. None: it is given by name.
+    /// The IP address and port, if it is given by them.
     #[must_use]
     pub fn ip(&self) -> Option<SocketAddr> {
         match self {
             Self::Ip(address) => Some(*address),
-            Self::Name(_) => None,
+            Self::Name(_) | Self::Unix(_) => None,
         }
     }
 
-    /// The name and port. None: it is given by IP address.
+    /// The name and port, if it is given by them.
     #[must_use]
     pub fn name(&self) -> Option<&HostPort> {
         match self {
-            Self::Ip(_) => None,
             Self::Name(name) => Some(name),
+            Self::Ip(_) | Self::Unix(_) => None,
         }
     }
 
     /// All that can be connected to: one address, or as many as the name stands for.
-    pub fn ips(&self) -> impl Iterator<Item = SocketAddr> {
-        let named = self.name().into_iter().flat_map(|name| name.ips.iter().map(|ip| SocketAddr::new(*ip, name.port)));
-        self.ip().into_iter().chain(named)
+    pub fn sockets(&self) -> impl Iterator<Item = SocketAddress> {
+        let named = self.name().into_iter().flat_map(|name| name.ips.iter().map(|ip| SocketAddress::from((*ip, name.port))));
+        self.definite().into_iter().chain(named)
+    }
+
+    /// The one socket that it is. None: it is given by name, and what that stands for changes.
+    #[must_use]
+    pub fn definite(&self) -> Option<SocketAddress> {
+        match self {
+            Self::Ip(address) => Some(SocketAddress::Ip(*address)),
+            Self::Unix(path) => Some(SocketAddress::Unix(path.clone())),
+            Self::Name(_) => None,
+        }
     }
 }
 
@@ -93,7 +110,10 @@ pub fn is_host(text: &str) -> bool {
 }
 
 fn not_an_address(text: &str) -> String {
-    format!("`{text}` is not an IP address or name with a port, such as \"10.0.0.1:8080\", \"[fd00::1]:8080\" or \"app.internal:8080\"")
+    format!(
+        "`{text}` is not an IP address or name with a port, such as \"10.0.0.1:8080\", \"[fd00::1]:8080\" or \"app.internal:8080\", nor a unix \
+         socket, such as \"unix:/run/app.sock\""
+    )
 }
 
 impl From<SocketAddr> for Address {
@@ -114,6 +134,7 @@ impl fmt::Display for Address {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Name(name) => name.fmt(f),
+            Self::Unix(path) => path.fmt(f),
         }
     }
 }
@@ -139,8 +160,7 @@ mod tests {
     #[test]
     fn is_an_ip_address_or_a_name_with_a_port() {
         let written = |text: &str| Address::parse(text).map(|address| address.to_string());
-        for text in ["10.0.0.1:80", "[fd00::1]:80", "localhost:3000", "app.internal:8080", "tasks.my_web:80", "a.b.:1", "1and1.test:65535"]
-        {
+        for text in ["10.0.0.1:80", "[fd00::1]:80", "localhost:3000", "app.internal:8080", "tasks.my_web:80", "a.b.:1", "unix:@app"] {
             assert_eq!(written(text).as_deref(), Ok(text));
         }
         assert_eq!(written("App.Internal:80").as_deref(), Ok("app.internal:80"));

@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn errors_point_at_the_offending_text() {
-        check::<Listener>(r#"{"address":"web"}"#, &crate::config::listener::parse_address("web").unwrap_err(), r#""web""#);
+        check::<Listener>(r#"{"address":"web"}"#, &"web".parse::<crate::config::listen_address::ListenAddress>().unwrap_err(), r#""web""#);
         check::<Listener>(r#"{"address":":80","limits":{"headers":70000}}"#, "70000 is out of range", "70000");
         check::<Listener>(r#"{"address":":80","limits":[]}"#, "expected a table, found an array", "[]");
         check::<Listener>(r#"{"limits":{}}"#, "missing key `address`", r#"{"limits":{}}"#);

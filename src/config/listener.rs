@@ -1,21 +1,25 @@
 //! A listener as it is wanted: the address we accept on, its protocol, TLS, whom it trusts, and its limits.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::duration;
+use super::listen_address::ListenAddress;
 use crate::names::Name;
 
 /// An address to accept connections on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, remote = "Self")]
 pub struct Listener {
-    /// IP address and port, such as `"0.0.0.0:8080"` or `"[::1]:8080"`. `":8080"` is every IPv4 address. Port 0 takes a free one.
-    #[serde(deserialize_with = "deserialize_address")]
-    pub address: SocketAddr,
+    /// IP address and port, such as `"0.0.0.0:8080"` or `"[::1]:8080"`; `":8080"` is every address, of IPv4 and IPv6. Port 0 takes a free
+    /// one, `":61001-61010"` several. Or a unix socket, `"unix:/run/nuncio.sock"`, or one of systemd's, `"systemd:web"`.
+    pub address: ListenAddress,
+    /// Whether the IP address may be one that this machine does not have yet, such as a virtual one (`IP_FREEBIND`). Default: it must have it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub freebind: bool,
     /// What is spoken on it: `"http"` (default; HTTP/1.1 and HTTP/2), `"tcp"` or `"udp"`.
     #[serde(default)]
     pub protocol: ListenerProtocol,
@@ -47,9 +51,10 @@ pub struct Listener {
 impl Listener {
     /// A plain HTTP listener on `address`, all else at its default.
     #[must_use]
-    pub fn http(address: SocketAddr) -> Self {
+    pub fn http(address: ListenAddress) -> Self {
         Self {
             address,
+            freebind: false,
             protocol: ListenerProtocol::Http,
             tls: None,
             trusted_proxies: Vec::new(),
@@ -63,13 +68,13 @@ impl Listener {
 
     /// A TCP listener on `address`, all else at its default.
     #[must_use]
-    pub fn tcp(address: SocketAddr) -> Self {
+    pub fn tcp(address: ListenAddress) -> Self {
         Self { protocol: ListenerProtocol::Tcp, ..Self::http(address) }
     }
 
     /// A UDP listener on `address`, all else at its default.
     #[must_use]
-    pub fn udp(address: SocketAddr) -> Self {
+    pub fn udp(address: ListenAddress) -> Self {
         Self { protocol: ListenerProtocol::Udp, ..Self::http(address) }
     }
 }
@@ -80,6 +85,13 @@ impl Listener {
     /// # Errors
     /// A sentence that names the first that does not.
     pub fn check(&self) -> Result<(), String> {
+        let is_ip = matches!(self.address, ListenAddress::Ip(..) | ListenAddress::Any(_));
+        if self.freebind && !is_ip {
+            return Err(format!("`freebind` is about IP addresses, and does not apply to `{}`", self.address));
+        }
+        if self.protocol == ListenerProtocol::Udp && matches!(self.address, ListenAddress::Unix(_)) {
+            return Err(format!("`{}` does not go with `protocol = \"udp\"`: unix sockets are for streams", self.address));
+        }
         if self.protocol == ListenerProtocol::Udp {
             self.check_udp()?;
         } else if self.limits.sessions != ListenerLimits::default().sessions {
@@ -253,6 +265,10 @@ impl Default for ListenerTimeouts {
 pub struct ListenerLimits {
     /// Connections at once, over all workers. Further ones are closed when accepted. Default 65,536.
     pub connections: u32,
+    /// Connections at once of one client, of those: its address, or what a PROXY header says it is; of IPv6 the first 64 bits. Further ones
+    /// are closed. Default: not limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_per_client: Option<NonZeroU32>,
     /// Bytes of a request head. Default 65,536.
     pub header_bytes: u32,
     /// Header fields of a request. Default 100.
@@ -273,6 +289,7 @@ impl Default for ListenerLimits {
     fn default() -> Self {
         Self {
             connections: 65_536,
+            connections_per_client: None,
             header_bytes: 65_536,
             headers: 100,
             uri_bytes: 16_384,
@@ -288,7 +305,7 @@ impl ListenerLimits {
     pub const HEADER_BYTES_MIN: u32 = 8_192;
 
     fn check(&self) -> Result<(), String> {
-        let Self { connections, header_bytes, headers, uri_bytes, h2_streams, h2_anomalies, sessions } = *self;
+        let Self { connections, connections_per_client: _, header_bytes, headers, uri_bytes, h2_streams, h2_anomalies, sessions } = *self;
         let all = [connections, header_bytes, headers.into(), uri_bytes.into(), h2_streams, h2_anomalies, sessions];
         if all.contains(&0) {
             return Err("`limits` must be more than zero".into());
@@ -298,23 +315,6 @@ impl ListenerLimits {
         }
         Ok(())
     }
-}
-
-/// Reads an address to listen on: `IP:PORT`, `[IPV6]:PORT` or `:PORT`.
-///
-/// # Errors
-/// A sentence that says what an address looks like.
-pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    let address = match text.strip_prefix(':') {
-        Some(port) => port.parse().ok().map(|port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
-        None => text.parse().ok(),
-    };
-    address.ok_or_else(|| format!("`{text}` is not an address to listen on, such as \"0.0.0.0:8080\", \"[::1]:8080\" or \":8080\""))
-}
-
-fn deserialize_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    parse_address(&text).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

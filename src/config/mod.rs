@@ -30,6 +30,7 @@ mod cookie;
 pub mod decode;
 mod deserialize;
 pub mod files;
+pub mod listen_address;
 pub mod listener;
 mod name_server;
 mod node;

@@ -90,7 +90,16 @@ impl Admin {
     pub fn parse(text: &str) -> Result<Self, String> {
         match text {
             "off" => Ok(Self::Off),
-            _ => super::listener::parse_address(text).map(Self::Address).map_err(|error| format!("{error}, nor \"off\"")),
+            _ => text
+                .strip_prefix(':')
+                .map_or_else(|| text.into(), |port| format!("{}:{port}", Ipv4Addr::UNSPECIFIED))
+                .parse()
+                .map(Self::Address)
+                .map_err(|_| {
+                    format!(
+                        "`{text}` is not an address for the admin API, such as \"127.0.0.1:8182\", \"[::1]:8182\" or \":8182\", nor \"off\""
+                    )
+                }),
         }
     }
 }

@@ -36,6 +36,10 @@ pub struct Upstream {
     /// that they are ours. A connection then serves the requests of one client alone. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// Whether endpoints see the client's IP address as that of the connection (`IP_TRANSPARENT`). What they send back must be routed to us:
+    /// see docs/transparent.md. A connection then serves the requests of one client alone. Default: they see ours.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub transparent: bool,
     /// The `Host` that endpoints see: `"pass"` (default), `"endpoint"`, or `{ rewrite = "name" }`.
     pub host: HostHeader,
     /// How long we wait for an endpoint.
@@ -59,6 +63,7 @@ impl Default for Upstream {
             protocol: UpstreamProtocol::default(),
             tls: None,
             proxy_protocol: None,
+            transparent: false,
             host: HostHeader::default(),
             timeouts: UpstreamTimeouts::default(),
             keepalive: Keepalive::default(),
@@ -87,6 +92,16 @@ impl Upstream {
         }
         check_policy(&self.balance)?;
         self.sticky.as_ref().map_or(Ok(()), Sticky::check)?;
+        if let Some(endpoint) = self.endpoints.iter().find(|endpoint| matches!(endpoint.address, Address::Unix(_))) {
+            let said =
+                [("transparent", self.transparent), ("health.port", self.health.as_ref().is_some_and(|health| health.port.is_some()))];
+            if let Some((key, _)) = said.iter().find(|(_, is_said)| *is_said) {
+                return Err(format!(
+                    "`{key}` does not go with the endpoint `{}`: unix sockets have no addresses and ports",
+                    endpoint.address
+                ));
+            }
+        }
         if let HostHeader::Rewrite(host) = &self.host
             && (host.is_empty() || HeaderValue::from_str(host).is_err())
         {

@@ -154,7 +154,7 @@ fn put_in(entry: &UpstreamEntry, known: &[Known]) -> UpstreamEntry {
     let registered = whole.endpoints.values_mut().filter_map(|it| it.value.as_mut().ok());
     let named = listed.chain(registered).filter_map(|Endpoint { address, .. }| match address {
         Address::Name(name) => Some(name),
-        Address::Ip(_) => None,
+        Address::Ip(_) | Address::Unix(_) => None,
     });
     for (name, known) in named.zip(known) {
         name.ips = known.records.iter().filter_map(ip).collect();

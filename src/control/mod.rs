@@ -28,6 +28,7 @@ use crate::discovery::{Resolver, Supervisor};
 use crate::health::HealthChecks;
 use crate::metrics as names;
 use crate::metrics::Meter;
+use crate::proxy::bind::PassedSockets;
 use crate::proxy::worker::{Command, WorkerThread};
 use crate::routing::compile::Context;
 use crate::routing::{RoutingTable, compile};
@@ -109,9 +110,10 @@ impl Control {
         workers: Arc<[WorkerThread]>,
         table: Arc<ArcSwap<RoutingTable>>,
         status: Arc<Status>,
+        passed: PassedSockets,
     ) -> Self {
         let metrics = ControlMetrics::new(&context.meter);
-        let sockets = Sockets::new(context.meter.clone(), workers.clone(), status.clone());
+        let sockets = Sockets::new(context.meter.clone(), workers.clone(), status.clone(), passed);
         let (pem, health) = (PemFiles::default(), HealthChecks::new(tokio::runtime::Handle::current()));
         let (compiled, retired, cuts) = (Vec::new(), Vec::new(), Vec::new());
         let (hosts, follow_at, names_due) = (Hosts::new(resolver), None, None);

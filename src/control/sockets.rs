@@ -4,19 +4,19 @@
 //! that is open or waits to be accepted; a socket that is closed and opened again would refuse what comes in between.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::status::{ListenerStatus, Status};
+use crate::config;
+use crate::config::listen_address::ListenAddress;
 use crate::config::listener::ListenerProtocol;
 use crate::metrics as names;
 use crate::metrics::Meter;
 use crate::names::Name;
-use crate::proxy::datagram;
-use crate::proxy::listener::{ListenSocket, ListenerShared, bind};
+use crate::proxy::bind::{Bound, PassedSockets, SocketFile, Wanted, bind};
+use crate::proxy::listener::ListenerShared;
 use crate::proxy::worker::{Command, WorkerThread};
 use crate::routing::RoutingTable;
 use crate::routing::listener::Listener;
@@ -26,6 +26,7 @@ pub(super) struct Sockets {
     meter: Meter,
     workers: Arc<[WorkerThread]>,
     status: Arc<Status>,
+    passed: PassedSockets,
     open: BTreeMap<Name, Open>,
     /// The id of the next listener.
     next_id: u64,
@@ -48,12 +49,14 @@ const RETRY_QUIET: Duration = Duration::from_millis(80);
 
 struct Open {
     shared: Arc<ListenerShared>,
-    bound: SocketAddr,
+    bound: ListenAddress,
+    /// Removed with this.
+    _file: Option<SocketFile>,
 }
 
 impl Sockets {
-    pub(super) fn new(meter: Meter, workers: Arc<[WorkerThread]>, status: Arc<Status>) -> Self {
-        Self { meter, workers, status, open: BTreeMap::new(), next_id: 0, has_renamed: false, retry: None }
+    pub(super) fn new(meter: Meter, workers: Arc<[WorkerThread]>, status: Arc<Status>, passed: PassedSockets) -> Self {
+        Self { meter, workers, status, passed, open: BTreeMap::new(), next_id: 0, has_renamed: false, retry: None }
     }
 
     /// Lets go of the listeners that the table does not want by their name: renames those whose address it gives to another name, and
@@ -76,18 +79,20 @@ impl Sockets {
 
     /// The name that `table` has for an address. Never for port 0, which is another address each time.
     fn heir(&self, open: &Open, table: &RoutingTable) -> Option<Name> {
-        let is_free = |name: &Name| open.shared.address.port() != 0 && !self.open.contains_key(name);
+        let is_free = |name: &Name| !open.shared.address.is_any_port() && !self.open.contains_key(name);
         table.listeners.iter().find(|(name, listener)| is_free(name) && open.shared.is_at(listener)).map(|(name, _)| name.clone())
     }
 
     fn rename(&mut self, old: &Name, open: Open, new: &Name) {
-        let Open { shared: before, bound } = open;
-        let shared = self.shared(before.id, new, before.address, before.protocol);
+        let Open { shared: before, bound, _file: file } = open;
+        let shared =
+            ListenerShared { clients: before.clients.clone(), ..self.shared(before.id, new, before.address.clone(), before.protocol) };
+        let shared = Arc::new(shared);
         // Each is renamed once: what has taken its place is renamed after that.
         let _ = before.renamed.set(shared.clone());
-        self.note(&shared, Some(bound), None);
+        self.note(&shared, Some(bound.clone()), None);
         tracing::info!(listener = %new, address = %bound, was = %old, "renamed");
-        self.open.insert(new.clone(), Open { shared, bound });
+        self.open.insert(new.clone(), Open { shared, bound, _file: file });
         self.has_renamed = true;
     }
 
@@ -126,48 +131,43 @@ impl Sockets {
     }
 
     fn open_one(&mut self, name: &Name, listener: &Arc<Listener>) {
-        let (address, protocol) = (listener.settings.address, listener.settings.protocol);
+        let config::Listener { address, protocol, freebind, .. } = &listener.settings;
         self.next_id += 1;
-        let shared = self.shared(self.next_id, name, address, protocol);
-        let sockets = bind_all(address, protocol, self.workers.len());
-        let bound = sockets.as_ref().ok().and_then(|sockets| sockets.first()).and_then(|socket| socket.local_addr().ok());
-        self.note(&shared, bound, sockets.as_ref().err().map(ToString::to_string));
-        let (Ok(sockets), Some(bound)) = (sockets, bound) else { return };
+        let shared = Arc::new(self.shared(self.next_id, name, address.clone(), *protocol));
+        let wanted = Wanted { address, protocol: *protocol, freebind: *freebind };
+        let Bound { workers, address: bound, file } = match bind(wanted, &self.passed, self.workers.len()) {
+            Ok(bound) => bound,
+            Err(error) => return self.note(&shared, None, Some(error.to_string())),
+        };
+        self.note(&shared, Some(bound.clone()), None);
         tracing::info!(listener = %name, address = %bound, ?protocol, tls = listener.tls.is_some(), "listening");
-        for (worker, socket) in self.workers.iter().zip(sockets) {
-            worker.tell(Command::Listen { shared: shared.clone(), settings: listener.clone(), socket });
+        for (worker, sockets) in self.workers.iter().zip(workers) {
+            worker.tell(Command::Listen { shared: shared.clone(), settings: listener.clone(), sockets });
         }
-        self.open.insert(name.clone(), Open { shared, bound });
+        self.open.insert(name.clone(), Open { shared, bound, _file: file });
     }
 
-    fn shared(&self, id: u64, name: &Name, address: SocketAddr, protocol: ListenerProtocol) -> Arc<ListenerShared> {
+    fn shared(&self, id: u64, name: &Name, address: ListenAddress, protocol: ListenerProtocol) -> ListenerShared {
         let label = [("listener", name.as_str())];
-        Arc::new(ListenerShared {
+        ListenerShared {
             id,
             name: name.clone(),
             address,
             protocol,
             open: AtomicU32::new(0),
+            clients: Arc::default(),
             accepted: self.meter.counter(names::CONNECTIONS, &label),
             open_gauge: self.meter.gauge(names::CONNECTIONS_OPEN, &label),
             renamed: OnceLock::new(),
-        })
+        }
     }
 
-    fn note(&self, shared: &ListenerShared, bound: Option<SocketAddr>, error: Option<String>) {
-        let status = ListenerStatus { address: shared.address, protocol: shared.protocol, bound, error };
+    fn note(&self, shared: &ListenerShared, bound: Option<ListenAddress>, error: Option<String>) {
+        let status = ListenerStatus { address: shared.address.clone(), protocol: shared.protocol, bound, error };
         self.status.listener_tried(&shared.name, status);
     }
 
     fn tell(&self, command: impl Fn() -> Command) {
         self.workers.iter().for_each(|worker| worker.tell(command()));
-    }
-}
-
-/// One socket per worker.
-fn bind_all(address: SocketAddr, protocol: ListenerProtocol, workers: usize) -> io::Result<Vec<ListenSocket>> {
-    match protocol {
-        ListenerProtocol::Http | ListenerProtocol::Tcp => Ok(bind(address, workers)?.into_iter().map(ListenSocket::Tcp).collect()),
-        ListenerProtocol::Udp => Ok(datagram::bind(address, workers)?.into_iter().map(ListenSocket::Udp).collect()),
     }
 }

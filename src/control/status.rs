@@ -1,7 +1,6 @@
 //! What there is to know of a running server: for its owner, for the admin API and for readiness.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::Problem;
+use crate::config::listen_address::ListenAddress;
 use crate::config::listener::ListenerProtocol;
 use crate::config::problem::{Kind, ObjectId};
 use crate::discovery::guard::tell;
@@ -32,11 +32,11 @@ pub struct Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ListenerStatus {
     /// The address that is wanted.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// What is spoken on it.
     pub protocol: ListenerProtocol,
     /// The address that it has: another one when port 0 was wanted. None: it could not be bound.
-    pub bound: Option<SocketAddr>,
+    pub bound: Option<ListenAddress>,
     /// Why it could not be bound.
     pub error: Option<String>,
 }

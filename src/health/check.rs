@@ -168,7 +168,7 @@ impl Check {
     }
 
     fn report(&self, health: Health, reason: &str) {
-        let (upstream, endpoint) = (&self.upstream, self.endpoint.address);
+        let (upstream, endpoint) = (&self.upstream, &self.endpoint.address);
         if health == Health::Up {
             self.metrics.transition("up");
             tracing::info!(%upstream, %endpoint, reason, "endpoint is up");
@@ -193,7 +193,7 @@ mod tests {
     fn check() -> Check {
         let upstream = Name::literal("web");
         Check {
-            endpoint: Arc::new(EndpointState::new("127.0.0.1:1".parse().unwrap(), true)),
+            endpoint: Arc::new(EndpointState::new(std::net::SocketAddr::from(([127, 0, 0, 1], 1)), true)),
             settings: Arc::new(health("/")),
             transport: transport(UpstreamProtocol::Http1, None),
             metrics: Arc::new(UpstreamMetrics::new(&meter().1, &upstream)),

@@ -1,6 +1,6 @@
 //! The connection of a probe: TCP, a PROXY header and TLS if the upstream speaks them. Fresh each time, so that it finds out what a new client would.
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
 use std::num::NonZeroU16;
 
 use tokio::io::AsyncWriteExt;
@@ -15,6 +15,7 @@ use crate::config::upstream::UpstreamProtocol;
 use crate::proxy_protocol::Header;
 use crate::routing::endpoint::EndpointState;
 use crate::routing::upstream::{Transport, TransportTls};
+use crate::socket::{self, SocketAddress};
 
 /// Where a probe goes, how, and until when.
 #[derive(Debug, Clone, Copy)]
@@ -27,10 +28,11 @@ pub(super) struct Target<'a> {
 }
 
 impl Target<'_> {
-    fn address(&self) -> SocketAddr {
-        let mut address = self.endpoint.address;
-        address.set_port(self.port.map_or(address.port(), NonZeroU16::get));
-        address
+    fn address(&self) -> Cow<'_, SocketAddress> {
+        match self.port {
+            Some(port) => Cow::Owned(self.endpoint.address.with_port(port.get())),
+            None => Cow::Borrowed(&self.endpoint.address),
+        }
     }
 }
 
@@ -39,7 +41,7 @@ pub(super) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Connects to `target`.
 pub(super) async fn connect(target: &Target<'_>) -> Result<Stream, Failure> {
-    let mut stream = target.deadline.hold("connect", TcpStream::connect(target.address())).await?;
+    let mut stream = target.deadline.hold("connect", socket::connect(&target.address(), None)).await?;
     if let Some(version) = target.transport.proxy_protocol {
         // It is ours, of no client.
         target.deadline.hold("PROXY header", stream.write_all(&Header::local().write(version))).await?;

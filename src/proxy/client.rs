@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::alarm::Alarm;
+use super::connect::Introduction;
 use super::forwarded::{self, PeerHeaders};
 use super::listener::ListenerHandle;
 use super::origin::{self, Encryption, Origin, Telling};
@@ -22,8 +23,8 @@ use super::stream::Direction;
 use super::tunnel::Upgrade;
 use super::worker::Worker;
 use crate::config::listener::{EncodedSlashes, ListenerLimits, ListenerTimeouts};
-use crate::proxy_protocol::Version;
 use crate::routing::listener::Listener;
+use crate::routing::upstream::Transport;
 
 /// How long a connection on which nothing has come yet may still bring a request when we drain.
 const DRAIN_GRACE: Duration = Duration::from_millis(300);
@@ -100,7 +101,13 @@ fn peer_headers(origin: &Origin, is_https: bool, listener: &Listener) -> PeerHea
     let peer = forwarded::Client { ip: origin.peer.ip(), is_https };
     // A trusted proxy that does not know whom it relays does not vouch for what they say.
     let trusted = if origin.is_unknown() { &[] } else { listener.settings.trusted_proxies.as_slice() };
-    PeerHeaders::new(peer, origin.local.port(), trusted, listener.settings.forwarded)
+    let port = match origin.local.port() {
+        // A unix socket has none.
+        0 if is_https => 443,
+        0 => 80,
+        port => port,
+    };
+    PeerHeaders::new(peer, port, trusted, listener.settings.forwarded)
 }
 
 /// Runs `step` of a connection's beginning. None: `alarm` fired. When we drain, it is given a moment.
@@ -207,15 +214,19 @@ impl Client {
         })
     }
 
-    /// The PROXY header of a connection that is to be kept under `key`.
-    pub(crate) fn greeting(&self, key: Key, version: Version) -> Vec<u8> {
+    /// What a connection that is to be kept under `key` shows of this client.
+    pub(crate) fn introduction(&self, key: Key, transport: &Transport) -> Introduction {
+        if !transport.is_of_one_client() {
+            return Introduction::default();
+        }
         let private = self.private();
         let mut keys = private.keys.borrow_mut();
         if !keys.contains(&key) {
             keys.push(key);
         }
         let told = Telling { tls: self.tls.get().map(|tls| &**tls), unique_id: &private.unique_id, is_stream: false };
-        self.origin.greeting(version, &told)
+        let greeting = transport.proxy_protocol.map(|version| self.origin.greeting(version, &told));
+        Introduction { greeting, source: transport.transparent.then(|| self.origin.peer.ip()) }
     }
 
     /// Whether the connection is to end as soon as nothing is in flight on it.

@@ -1,9 +1,9 @@
 //! Connections to endpoints: TCP, then a PROXY header and TLS if the upstream wants them, within one time limit.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::error::ConnectError;
@@ -11,6 +11,7 @@ use super::stream::UpstreamStream;
 use crate::config::upstream::UpstreamProtocol;
 use crate::routing::endpoint::EndpointState;
 use crate::routing::upstream::Transport;
+use crate::socket;
 
 /// What goes over a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,15 +22,24 @@ pub(crate) enum Payload {
     Bytes,
 }
 
-/// Connects to `endpoint`. `greeting` is sent first: the PROXY header, if there is to be one.
+/// What an endpoint is shown of whose connection it gets.
+#[derive(Debug, Default)]
+pub(crate) struct Introduction {
+    /// Sent first: the PROXY header, if there is to be one.
+    pub(crate) greeting: Option<Vec<u8>>,
+    /// The address that the connection comes from, if it is not to be ours.
+    pub(crate) source: Option<IpAddr>,
+}
+
+/// Connects to `endpoint`.
 pub(crate) async fn connect(
     endpoint: &EndpointState,
     transport: &Transport,
     payload: Payload,
-    greeting: Option<&[u8]>,
+    introduction: &Introduction,
     limit: Duration,
 ) -> Result<UpstreamStream, ConnectError> {
-    match tokio::time::timeout(limit, establish(endpoint, transport, payload, greeting)).await {
+    match tokio::time::timeout(limit, establish(endpoint, transport, payload, introduction)).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::TimedOut(limit)),
     }
@@ -39,11 +49,10 @@ async fn establish(
     endpoint: &EndpointState,
     transport: &Transport,
     payload: Payload,
-    greeting: Option<&[u8]>,
+    introduction: &Introduction,
 ) -> Result<UpstreamStream, ConnectError> {
-    let mut stream = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Tcp)?;
-    stream.set_nodelay(true).map_err(ConnectError::Tcp)?;
-    if let Some(greeting) = greeting {
+    let mut stream = socket::connect(&endpoint.address, introduction.source).await.map_err(ConnectError::Tcp)?;
+    if let Some(greeting) = &introduction.greeting {
         stream.write_all(greeting).await.map_err(ConnectError::Tcp)?;
     }
     let Some(tls) = &transport.tls else { return Ok(UpstreamStream::Plain(stream)) };

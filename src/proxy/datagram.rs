@@ -4,7 +4,7 @@
 //! lost, as it would be on the wire: nothing is queued here but by the kernel.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -13,6 +13,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::bind::bind_socket;
+use crate::socket::bind_as;
+
 /// Bytes that the kernel keeps of what a worker has not received yet, and of what it could not send yet. It caps them at
 /// `net.core.rmem_max` and `wmem_max`.
 const KERNEL_BUFFER: usize = 1 << 20;
@@ -20,34 +23,23 @@ const KERNEL_BUFFER: usize = 1 << 20;
 /// The longest datagram, and the longest piece of several.
 const BUFFER: usize = 1 << 16;
 
-/// Opens one socket per worker on `address`, so that the kernel keeps a client on one worker. All of them or none.
-///
-/// # Errors
-/// The system's, when the address is taken, not ours, or needs a right that we do not have.
-pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
-    // Two owners on one port share its datagrams without an error when both allow it, as with TCP: it is joined only when nobody is there.
-    let probe = socket(address, false)?;
-    let address = probe.local_addr()?.as_socket().unwrap_or(address);
-    drop(probe);
-    (0..workers).map(|_| socket(address, true).map(Into::into)).collect()
+/// Opens a socket on `address`. Not with `SO_REUSEADDR`: with UDP it lets another owner take the port over.
+pub(super) fn socket(address: SocketAddr, is_shared: bool, freebind: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    prepare(&socket, address)?;
+    bind_socket(&socket, address, is_shared, freebind)?;
+    Ok(socket)
 }
 
-/// Not with `SO_REUSEADDR`: with UDP it lets another owner take the port over.
-fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_reuse_port(is_shared)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
+/// Makes a socket on `address` one that we can use well.
+pub(super) fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.set_recv_buffer_size(KERNEL_BUFFER)?;
     socket.set_send_buffer_size(KERNEL_BUFFER)?;
     if address.ip().is_unspecified() {
-        tell_destination(&socket, address)?;
+        tell_destination(socket, address)?;
     }
-    coalesce(&socket);
-    socket.bind(&address.into())?;
-    Ok(socket)
+    coalesce(socket);
+    Ok(())
 }
 
 /// A reply must leave from the address that the client sent to: with several addresses, each datagram says to which it came.
@@ -67,10 +59,13 @@ pub(crate) fn coalesce(socket: &impl AsFd) {
     }
 }
 
-/// A socket that speaks to `address` alone: it gets no datagram of anybody else, and is told when nobody is there.
-pub(crate) fn connect(address: SocketAddr) -> Result<OwnedFd, Errno> {
+/// A socket that speaks to `address` alone, from `source` if that is not None: it gets no datagram of anybody else, and is told when nobody is there.
+pub(crate) fn connect(address: SocketAddr, source: Option<IpAddr>) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+    if let Some(source) = source {
+        bind_as(&socket, source, address).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))?;
+    }
     rustix::net::connect(&socket, &address)?;
     Ok(socket)
 }
@@ -238,9 +233,9 @@ fn transmit(destination: SocketAddr, src_ip: Option<IpAddr>, contents: &[u8]) ->
 mod tests {
     use super::*;
 
-    fn bound() -> (UdpSocket, SocketAddr) {
-        let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
-        let address = socket.local_addr().unwrap();
+    fn bound() -> (Socket, SocketAddr) {
+        let socket = socket("127.0.0.1:0".parse().unwrap(), false, false).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
         (socket, address)
     }
 
@@ -261,20 +256,12 @@ mod tests {
         check(b"abcde", 2, &[b"ab", b"cd", b"e"]);
     }
 
-    #[test]
-    fn workers_share_a_port_and_nobody_else_does() {
-        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
-        let address = sockets[0].local_addr().unwrap();
-        assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == address));
-        assert_eq!(bind(address, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-    }
-
     /// Whatever the kernel makes of it on the way: the same datagrams arrive, in their order.
     #[test]
     fn many_datagrams_go_as_one_piece_and_arrive_one_by_one() {
         let (socket, address) = bound();
         let mut batch = Batch::new().unwrap();
-        let (sender, bytes) = (connect(address).unwrap(), vec![7; 1_000 * 20 + 1]);
+        let (sender, bytes) = (connect(address, None).unwrap(), vec![7; 1_000 * 20 + 1]);
         let sent = batch.send(&sender, address, &piece(&bytes, 1_000));
         assert_eq!(sent, Sent { datagrams: 21, bytes: bytes.len(), error: None });
         let mut lengths = Vec::new();
@@ -289,13 +276,13 @@ mod tests {
         let (socket, address) = bound();
         let mut batch = Batch::new().unwrap();
         for length in [65_507, 0] {
-            let (sender, bytes) = (connect(address).unwrap(), vec![7; length]);
+            let (sender, bytes) = (connect(address, None).unwrap(), vec![7; length]);
             assert_eq!(batch.send(&sender, address, &piece(&bytes, length)).error, None);
             assert_eq!(batch.receive(&socket).unwrap(), 1);
             let received = batch.received(1).next().unwrap();
             assert_eq!((received.bytes(), received.count()), (length, 1));
         }
         let too_long = vec![7; 65_508];
-        assert_eq!(batch.send(&connect(address).unwrap(), address, &piece(&too_long, 65_508)).error, Some(Errno::MSGSIZE));
+        assert_eq!(batch.send(&connect(address, None).unwrap(), address, &piece(&too_long, 65_508)).error, Some(Errno::MSGSIZE));
     }
 }

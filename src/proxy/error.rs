@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::socket::SocketAddress;
 
 /// Whose fault it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Failure {
     }
 
     /// The endpoint at `address` failed us.
-    pub(crate) fn upstream(status: StatusCode, cause: &'static str, address: SocketAddr, why: impl fmt::Display) -> Self {
+    pub(crate) fn upstream(status: StatusCode, cause: &'static str, address: &SocketAddress, why: impl fmt::Display) -> Self {
         Self { fault: Fault::Upstream, status, cause, detail: format!("endpoint {address}: {why}") }
     }
 

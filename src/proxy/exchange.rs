@@ -365,7 +365,7 @@ impl Held {
         }
         if let (Some(mut entry), Some(log)) = (self.log.take(), &self.client.worker.access_log) {
             entry.route = self.route.as_ref().map(|route| route.name.clone());
-            entry.endpoint = self.lease.as_ref().map(Lease::address);
+            entry.endpoint = self.lease.as_ref().map(|lease| lease.address().clone());
             (entry.generation, entry.status, entry.bytes, entry.duration) = (self.generation, self.status, self.bytes, duration);
             entry.is_complete = self.is_complete;
             log.write(entry);

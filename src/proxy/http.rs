@@ -24,7 +24,7 @@ use super::client::{Client, Limit, Stream};
 use super::deadline::Streams;
 use super::exchange::answer;
 use super::flood::{Budget, Metered, REQUEST_FORGIVES};
-use super::listener::ListenerHandle;
+use super::listener::{ListenerHandle, local_address};
 use super::origin::Origin;
 use super::stream::{Prefixed, Watched};
 use super::tunnel;
@@ -38,11 +38,7 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut stream: TcpStream, peer: SocketAddr) {
     let listener = worker.with_table(|table| handle.settings(table));
     let limits = listener.settings.limits;
-    let Ok(local) = stream.local_addr() else { return };
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
-    let mut origin = Origin::direct(peer, local);
+    let mut origin = Origin::direct(peer, local_address(&stream));
     if listener.settings.proxy_protocol != ProxyProtocol::Off {
         // Boxed: most connections have no such header, and need no room for reading one.
         match Box::pin(arrival::read(&worker, &handle, &listener, &mut stream, origin)).await {
@@ -50,6 +46,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
             None => return,
         }
     }
+    let Ok(_place) = handle.admit(&worker, &listener, origin.peer.ip()) else { return };
     let client = Client::new(worker, handle, origin, &listener);
     let Some(tls) = &listener.tls else { return serve_plain(client, stream, limits).await };
     let stream = match client.within_limit(Box::pin(TlsAcceptor::from(tls.clone()).accept(stream))).await {

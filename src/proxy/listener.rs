@@ -2,78 +2,27 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge};
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 
+use super::bind::ListenSocket;
+use super::clients::{Clients, Place};
+use super::udp::UdpPort;
+use super::warnings::Warning;
 use super::worker::Worker;
+use crate::config::listen_address::ListenAddress;
 use crate::config::listener::ListenerProtocol;
 use crate::names::Name;
 use crate::routing::RoutingTable;
 use crate::routing::listener::Listener;
-
-/// Connections that wait to be accepted, per worker. The kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-
-/// Opens one socket per worker on `address`. All of them or none.
-///
-/// # Errors
-/// The system's, when the address is taken, not ours, or needs a right that we do not have.
-pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    // Two owners on one port share its connections without an error when both allow it. So it is joined only when nobody is there:
-    // a socket that does not share cannot bind otherwise.
-    let probe = socket(address, false)?;
-    let address = probe.local_addr()?.as_socket().unwrap_or(address);
-    drop(probe);
-    (0..workers)
-        .map(|_| {
-            let socket = socket(address, true)?;
-            socket.listen(BACKLOG)?;
-            Ok(socket.into())
-        })
-        .collect()
-}
-
-fn socket(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(is_shared)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-/// A worker's socket of a listener.
-#[derive(Debug)]
-pub enum ListenSocket {
-    /// Accepts connections.
-    Tcp(std::net::TcpListener),
-    /// Receives datagrams.
-    Udp(std::net::UdpSocket),
-}
-
-impl ListenSocket {
-    /// The address it is bound to.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        match self {
-            Self::Tcp(socket) => socket.local_addr(),
-            Self::Udp(socket) => socket.local_addr(),
-        }
-    }
-}
+use crate::socket;
 
 /// What all workers share of one listener, for as long as it has its name.
 #[derive(Debug)]
@@ -83,11 +32,13 @@ pub struct ListenerShared {
     /// Its name.
     pub name: Name,
     /// The address that configuration gives it.
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     /// What is spoken on it.
     pub protocol: ListenerProtocol,
     /// Connections open on it, over all workers.
     pub open: AtomicU32,
+    /// Those of each client, if they are limited.
+    pub clients: Arc<Clients>,
     /// Connections accepted.
     pub accepted: Counter,
     /// Connections open, as a metric.
@@ -168,7 +119,7 @@ impl ListenerHandle {
     /// Stops accepting.
     pub(crate) fn close(&self) {
         self.is_closed.set(true);
-        self.close.notify_one();
+        self.close.notify_waiters();
     }
 
     /// Waits until it is closed.
@@ -178,32 +129,35 @@ impl ListenerHandle {
         }
     }
 
-    /// Accepts until it is closed. Connections that the kernel has queued by then are accepted still.
-    pub(crate) async fn accept(self: Rc<Self>, worker: Rc<Worker>, socket: std::net::TcpListener) {
-        let listener = match TcpListener::from_std(socket) {
-            Ok(listener) => listener,
-            Err(error) => return tracing::error!(listener = %self.shared().name, "cannot register its socket: {error}"),
+    /// Serves one of its sockets until it is closed.
+    pub(crate) async fn serve(self: Rc<Self>, worker: Rc<Worker>, socket: ListenSocket) {
+        let acceptor = match socket {
+            ListenSocket::Udp(socket) => return UdpPort::serve(worker, self, socket).await,
+            ListenSocket::Tcp(socket) => TcpListener::from_std(socket).map(Acceptor::Tcp),
+            ListenSocket::Unix(socket) => UnixListener::from_std(socket).map(Acceptor::Unix),
         };
+        match acceptor {
+            Ok(acceptor) => self.accept(worker, acceptor).await,
+            Err(error) => tracing::error!(listener = %self.shared().name, "cannot register its socket: {error}"),
+        }
+    }
+
+    /// Accepts until it is closed. Connections that the kernel has queued by then are accepted still.
+    async fn accept(self: Rc<Self>, worker: Rc<Worker>, acceptor: Acceptor) {
         while !self.is_closed.get() {
             tokio::select! {
                 biased;
-                accepted = listener.accept() => self.accepted(&worker, accepted).await,
+                accepted = acceptor.accept() => self.accepted(&worker, accepted).await,
                 () = self.close.notified() => {}
             }
         }
-        self.accept_queued(&worker, listener).await;
-    }
-
-    /// Asks the system, not the runtime, which may not have heard of the last ones yet.
-    async fn accept_queued(self: &Rc<Self>, worker: &Rc<Worker>, listener: TcpListener) {
-        let Ok(listener) = listener.into_std() else { return };
-        while let Ok((stream, peer)) = listener.accept() {
-            let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-            self.accepted(worker, stream.map(|stream| (stream, peer))).await;
+        let Ok(queue) = acceptor.into_queue() else { return };
+        while let Some(accepted) = queue.next() {
+            self.accepted(&worker, accepted).await;
         }
     }
 
-    async fn accepted(self: &Rc<Self>, worker: &Rc<Worker>, accepted: io::Result<(tokio::net::TcpStream, SocketAddr)>) {
+    async fn accepted(self: &Rc<Self>, worker: &Rc<Worker>, accepted: io::Result<(TcpStream, SocketAddr)>) {
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => return self.accept_failed(&error).await,
@@ -225,6 +179,17 @@ impl ListenerHandle {
         });
     }
 
+    /// Whether `client` may have a further connection. Err: it has as many as it may, and it was said.
+    pub(super) fn admit(&self, worker: &Worker, listener: &Listener, client: IpAddr) -> Result<Option<Place>, ()> {
+        let Some(limit) = listener.settings.limits.connections_per_client else { return Ok(None) };
+        let place = self.shared().clients.admit(client, limit.get());
+        if place.is_none() {
+            let text = format!("listener {}: closed a connection of {client}, which has {limit} already", listener.name);
+            worker.warn(Warning { route: None, upstream: None, status: None, cause: "connections_per_client", text });
+        }
+        place.map(Some).ok_or(())
+    }
+
     /// Out of descriptors or memory: others may free some, so we wait a little rather than spin.
     async fn accept_failed(&self, error: &io::Error) {
         let is_of_the_connection = matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
@@ -232,6 +197,68 @@ impl ListenerHandle {
             tracing::error!(listener = %self.shared().name, "accept: {error}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// Who connects to a unix socket, and where: it has neither address nor port.
+const THIS_MACHINE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// The address of ours that a client has connected to.
+pub(super) fn local_address(stream: &TcpStream) -> SocketAddr {
+    // Only one of a unix socket cannot be told.
+    stream.local_addr().unwrap_or(THIS_MACHINE)
+}
+
+/// A socket that accepts, and the runtime knows.
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((stream, peer))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((socket::from_unix(stream.into_std()?)?, THIS_MACHINE))
+            }
+        }
+    }
+
+    fn into_queue(self) -> io::Result<Queue> {
+        match self {
+            Self::Tcp(listener) => listener.into_std().map(Queue::Tcp),
+            Self::Unix(listener) => listener.into_std().map(Queue::Unix),
+        }
+    }
+}
+
+/// What a socket has queued. The system is asked, not the runtime, which may not have heard of the last ones yet.
+enum Queue {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Queue {
+    /// None: there is no further connection.
+    fn next(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+        Some(match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().ok()?;
+                let stream =
+                    stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).and_then(|()| TcpStream::from_std(stream));
+                stream.map(|stream| (stream, peer))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().ok()?;
+                socket::from_unix(stream).map(|stream| (stream, THIS_MACHINE))
+            }
+        })
     }
 }
 

@@ -3,8 +3,10 @@
 //! | file | concept |
 //! |---|---|
 //! | [`worker`] | a thread with its runtime, its connections and its pool; takes [`worker::Command`]s from the control plane |
-//! | [`listener`] | sockets that accept; handed to workers, drained and closed on removal |
+//! | [`bind`] | sockets that are listened on, one or more for each worker |
+//! | [`listener`] | a listener as a worker has it: accepts, is drained and closed on removal |
 //! | `arrival`, `origin` | the PROXY header that a connection begins with; whose connection it is, and how endpoints are told |
+//! | [`clients`] | how many connections each client has |
 //! | `http` | one client connection that speaks HTTP: TLS, protocol, the loop over its requests |
 //! | `head` | is there exactly one way to read this request? |
 //! | `exchange` | one request and its response, start to end |
@@ -27,9 +29,11 @@
 
 mod alarm;
 mod arrival;
+pub mod bind;
 mod body;
 mod client;
 pub mod client_hello;
+pub mod clients;
 mod connect;
 pub mod datagram;
 mod deadline;

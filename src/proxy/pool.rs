@@ -1,8 +1,8 @@
 //! Connections to endpoints, kept by each worker for the next request.
 //!
 //! Local to its worker: no locks, no wake-ups across cores. A connection is known by its endpoint and by how it was made (the transport),
-//! so a change of TLS settings never reuses one that was made before. One that began with a PROXY header is known by its client, too: it
-//! serves that client's requests alone, and ends with its connection.
+//! so a change of TLS settings never reuses one that was made before. One that endpoints take for a client's own, for its PROXY header or
+//! the address it comes from, is known by that client, too: it serves its requests alone, and ends with its connection.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -73,7 +73,7 @@ pub(crate) struct Key {
 
 impl Key {
     pub(crate) fn new(endpoint: &EndpointState, upstream: &Upstream, client: &Client) -> Self {
-        let client = if upstream.transport.proxy_protocol.is_some() { client.private().id } else { 0 };
+        let client = if upstream.transport.is_of_one_client() { client.private().id } else { 0 };
         Self { endpoint: endpoint.id, transport: upstream.transport.id, client }
     }
 }
@@ -197,9 +197,9 @@ impl Pool {
         upstream: &Upstream,
         client: &Client,
     ) -> Result<SharedStream, ConnectError> {
-        let greeting = upstream.transport.proxy_protocol.map(|version| client.greeting(key, version));
+        let introduction = client.introduction(key, &upstream.transport);
         let limit = upstream.settings.timeouts.connect;
-        let stream = connect(endpoint, &upstream.transport, Payload::Requests, greeting.as_deref(), limit).await?;
+        let stream = connect(endpoint, &upstream.transport, Payload::Requests, &introduction, limit).await?;
         upstream.metrics.connections.increment(1);
         let stream = SharedStream::new(stream);
         self.open.borrow_mut().push((key, stream.cutter()));

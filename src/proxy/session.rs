@@ -1,6 +1,6 @@
 //! One session of a UDP listener: a client's endpoint, and the socket that speaks to it alone.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -16,6 +16,7 @@ const STREAM_REPLIES: u32 = 16;
 /// A client at its endpoint. Ends when dropped, and its lease with it.
 pub(super) struct Session {
     lease: Lease,
+    endpoint: SocketAddr,
     socket: OwnedFd,
     /// The version of the route by which its endpoint was last found to be right.
     pub(super) route_version: u64,
@@ -26,9 +27,12 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(lease: Lease, route_version: u64, open: OpenConnection) -> Result<Self, (Errno, Lease)> {
-        match datagram::connect(lease.address()) {
-            Ok(socket) => Ok(Self { lease, socket, route_version, owed: 0, replies: 0, _open: open }),
+    /// A session at the endpoint of `lease`, which sees it come from `source` if that is not None.
+    pub(super) fn new(lease: Lease, source: Option<IpAddr>, route_version: u64, open: OpenConnection) -> Result<Self, (Errno, Lease)> {
+        let connected =
+            lease.address().ip().ok_or(Errno::AFNOSUPPORT).and_then(|endpoint| Ok((endpoint, datagram::connect(endpoint, source)?)));
+        match connected {
+            Ok((endpoint, socket)) => Ok(Self { lease, endpoint, socket, route_version, owed: 0, replies: 0, _open: open }),
             Err(errno) => Err((errno, lease)),
         }
     }
@@ -42,7 +46,7 @@ impl Session {
     }
 
     pub(super) fn endpoint(&self) -> SocketAddr {
-        self.lease.address()
+        self.endpoint
     }
 
     /// Notes datagrams that the endpoint was sent.

@@ -1,6 +1,6 @@
 //! One client connection of a TCP listener: the ClientHello if routes ask for it, a route, TLS, an endpoint, and then bytes both ways.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use super::alarm::TICK;
 use super::arrival;
 use super::client_hello::{self, ClientHello, HELLO_BYTES_MAX, Reading};
-use super::connect::{Payload, connect};
-use super::listener::ListenerHandle;
+use super::connect::{Introduction, Payload, connect};
+use super::listener::{ListenerHandle, local_address};
 use super::origin::{Encryption, Origin, Telling, unique_id};
 use super::relay::{Relay, Side};
 use super::stream::{Prefixed, UpstreamStream};
@@ -29,11 +29,11 @@ use crate::routing::route::{Target, TcpRoute};
 use crate::routing::upstream::{PickRequest, Upstream};
 use crate::rule::{ConnectionView, normalize_host};
 
+/// The address of ours, before it is asked for.
+const NOT_ASKED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// Serves a connection to its end.
 pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut stream: TcpStream, peer: SocketAddr) {
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
     let (listener, reads_hello) = worker.with_table(|table| {
         let listener = handle.settings(table);
         let reads_hello = table.tcp_routes.get(&listener.name).is_some_and(|routes| routes.reads_hello());
@@ -41,6 +41,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
     });
     let Some(mut origin) = origin(&worker, &handle, &listener, &mut stream, peer).await else { return };
     let peer = origin.peer;
+    let Ok(_place) = handle.admit(&worker, &listener, peer.ip()) else { return };
     let mut ahead = BytesMut::new();
     let limit = listener.settings.timeouts.client_header;
     let hello = match reads_hello {
@@ -62,10 +63,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
     let (listener, Some(route)) = find() else {
         return tracing::debug!(listener = %listener.name, %peer, "closed: no TCP route takes it");
     };
-    // Nobody else asks for it, and it costs a system call.
+    // Nobody else asks for it.
     if !origin.is_told() && route.tells_origin() {
-        let Ok(local) = stream.local_addr() else { return };
-        origin.local = local;
+        origin.local = local_address(&stream);
     }
     let mut connection = Connection::begin(&worker, route, origin);
     let ahead = ahead.freeze();
@@ -88,9 +88,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
 /// Whose connection it is. None: it was closed, and it was said why.
 async fn origin(worker: &Worker, handle: &ListenerHandle, listener: &Listener, stream: &mut TcpStream, peer: SocketAddr) -> Option<Origin> {
     if listener.settings.proxy_protocol == ProxyProtocol::Off {
-        return Some(Origin::direct(peer, listener.settings.address));
+        // Who needs it asks for it: it costs a call to the system.
+        return Some(Origin::direct(peer, NOT_ASKED));
     }
-    let direct = Origin::direct(peer, stream.local_addr().ok()?);
+    let direct = Origin::direct(peer, local_address(stream));
     Box::pin(arrival::read(worker, handle, listener, stream, direct)).await
 }
 
@@ -219,12 +220,13 @@ async fn connect_to_any(
         let unique_id = unique_id(|| worker.random());
         origin.greeting(version, &Telling { tls, unique_id: &unique_id, is_stream: true })
     });
+    let introduction = Introduction { greeting, source: upstream.transport.transparent.then(|| origin.peer.ip()) };
     let mut tried = Vec::new();
     while tried.len() <= usize::from(upstream.settings.retries) {
         let request = PickRequest { tried: &tried, ..PickRequest::new(origin.peer.ip(), worker.random()) };
         let Some(picked) = upstream.pick(&request) else { break };
         let limit = upstream.settings.timeouts.connect;
-        match connect(picked.lease.endpoint(), &upstream.transport, Payload::Bytes, greeting.as_deref(), limit).await {
+        match connect(picked.lease.endpoint(), &upstream.transport, Payload::Bytes, &introduction, limit).await {
             Ok(stream) => {
                 upstream.metrics.connections.increment(1);
                 return Ok((picked.lease, stream));

@@ -411,9 +411,10 @@ impl Forwarding<'_> {
         let left_out: Vec<u64> = flows.refused.iter().map(|(endpoint, _)| *endpoint).collect();
         let lease = self.route.pick(ip, random, &left_out).or_else(|| self.route.pick(ip, random, &[]));
         let mut lease = lease.ok_or_else(|| self.dropped(UdpDrop::NoEndpoint, "no endpoint is eligible"))?;
+        let source = self.route.upstream().is_ok_and(|upstream| upstream.transport.transparent).then_some(ip);
         for is_last in [false, true] {
             let open = OpenConnection::try_new(&self.port.handle, u32::MAX).ok_or_else(no_session)?;
-            let (errno, returned) = match Session::new(lease, flows.route_version, open) {
+            let (errno, returned) = match Session::new(lease, source, flows.route_version, open) {
                 Ok(session) => return self.insert(flows, client, session).map(Some).map_err(|_| no_session()),
                 Err(failed) => failed,
             };

@@ -14,11 +14,12 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::alarm::{Alarms, TICK};
-use super::listener::{ListenSocket, ListenerHandle, ListenerShared};
+use super::bind::ListenSocket;
+use super::listener::{ListenerHandle, ListenerShared};
 use super::pool::Pool;
 use super::relay::Loans;
 use super::tunnel::Tunnels;
-use super::udp::{UdpPort, UdpPorts};
+use super::udp::UdpPorts;
 use super::warnings::{Warning, Warnings};
 use crate::access::AccessLog;
 use crate::routing::RoutingTable;
@@ -33,8 +34,8 @@ pub enum Command {
         shared: Arc<ListenerShared>,
         /// Its settings.
         settings: Arc<Listener>,
-        /// This worker's socket.
-        socket: ListenSocket,
+        /// This worker's sockets.
+        sockets: Vec<ListenSocket>,
     },
     /// Stop accepting on the listener of this id, and end its connections as they become idle.
     Close(u64),
@@ -156,13 +157,10 @@ impl Worker {
 
     fn obey(self: &Rc<Self>, command: Command) {
         match command {
-            Command::Listen { shared, settings, socket } => {
+            Command::Listen { shared, settings, sockets } => {
                 let handle = ListenerHandle::new(shared, settings);
                 self.listeners.borrow_mut().push(handle.clone());
-                match socket {
-                    ListenSocket::Tcp(socket) => self.spawn(handle.accept(self.clone(), socket)),
-                    ListenSocket::Udp(socket) => self.spawn(UdpPort::serve(self.clone(), handle, socket)),
-                }
+                sockets.into_iter().for_each(|socket| self.spawn(handle.clone().serve(self.clone(), socket)));
             }
             Command::Close(id) => {
                 self.listeners.borrow_mut().retain(|listener| {

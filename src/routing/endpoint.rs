@@ -4,7 +4,6 @@
 //! flows back from traffic to the table, and it is all atomics on the path of a request.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -12,11 +11,16 @@ use std::time::SystemTime;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
 
+use crate::socket::SocketAddress;
+
+/// What a unix socket is called where a name of a host is wanted.
+const LOCALHOST: &str = "localhost";
+
 /// One endpoint of one table.
 #[derive(Debug)]
 pub struct Endpoint {
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: SocketAddress,
     /// Its share relative to the others; 0 while it drains.
     pub weight: u16,
     /// The key it was registered under, if it has one of its own.
@@ -76,7 +80,7 @@ pub struct EndpointState {
     /// Unique in this process: workers keep their connections by it.
     pub id: u64,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub address: SocketAddress,
     /// The name that stands for the address, if it was given by name.
     pub host: Option<Arc<str>>,
     health: AtomicU8,
@@ -90,7 +94,8 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 impl EndpointState {
     /// The state of an endpoint that is new: [`Health::Unknown`] when it will be checked.
     #[must_use]
-    pub fn new(address: SocketAddr, is_checked: bool) -> Self {
+    pub fn new(address: impl Into<SocketAddress>, is_checked: bool) -> Self {
+        let address = address.into();
         let health = if is_checked { Health::Unknown } else { Health::Unchecked };
         Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -109,12 +114,13 @@ impl EndpointState {
         Self { host, ..self }
     }
 
-    /// What it is called in a `Host` field: its name or address, and port.
+    /// What it is called in a `Host` field: its name or address, and port; `localhost` if it is a unix socket.
     #[must_use]
     pub fn authority(&self) -> String {
-        match &self.host {
-            Some(host) => format!("{}:{}", host.trim_end_matches('.'), self.address.port()),
-            None => self.address.to_string(),
+        match (&self.host, &self.address) {
+            (Some(host), SocketAddress::Ip(address)) => format!("{}:{}", host.trim_end_matches('.'), address.port()),
+            (None, SocketAddress::Ip(address)) => address.to_string(),
+            (_, SocketAddress::Unix(_)) => LOCALHOST.into(),
         }
     }
 
@@ -122,7 +128,11 @@ impl EndpointState {
     #[must_use]
     pub fn server_name(&self) -> ServerName<'static> {
         let name = self.host.as_ref().and_then(|host| ServerName::try_from(host.trim_end_matches('.').to_string()).ok());
-        name.unwrap_or_else(|| ServerName::IpAddress(self.address.ip().into()))
+        let address = || match &self.address {
+            SocketAddress::Ip(address) => ServerName::IpAddress(address.ip().into()),
+            SocketAddress::Unix(_) => ServerName::try_from(LOCALHOST).expect("it is a name"),
+        };
+        name.unwrap_or_else(address)
     }
 
     /// Whether it is well.
@@ -194,8 +204,8 @@ impl Lease {
 
     /// Where it listens.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.state.address
+    pub fn address(&self) -> &SocketAddress {
+        &self.state.address
     }
 }
 
@@ -211,7 +221,7 @@ mod tests {
 
     #[test]
     fn in_flight_is_the_number_of_living_leases() {
-        let state = Arc::new(EndpointState::new("127.0.0.1:1".parse().unwrap(), false));
+        let state = Arc::new(EndpointState::new("127.0.0.1:1".parse::<std::net::SocketAddr>().unwrap(), false));
         let (first, second) = (state.lease(), state.lease());
         assert_eq!(state.in_flight(), 2);
         drop(first);

@@ -1,7 +1,6 @@
 //! The first step of compiling: each object alone. A bad one becomes a problem, and its last good version stays.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::certificates::Certificate;
@@ -18,6 +17,7 @@ use crate::config::snapshot::{Section, UpstreamEntry};
 use crate::config::{self, Entry, MiddlewareRef, Problem, Snapshot};
 use crate::metrics::UpstreamMetrics;
 use crate::names::Name;
+use crate::socket::SocketAddress;
 
 /// Settles all objects of `snapshot`. What is wrong with them comes after what is wrong beside them.
 pub(super) fn settle(snapshot: &Snapshot, previous: &Settled, generation: u64, context: &Context) -> (Settled, Vec<Problem>) {
@@ -277,10 +277,10 @@ fn endpoints(entry: &UpstreamEntry) -> impl Iterator<Item = (Option<&Name>, &con
     listed.chain(registered)
 }
 
-/// The first IP address that is written twice. Names that stand for one address are no mistake: what they stand for changes.
-fn first_twice(entry: &UpstreamEntry) -> Option<SocketAddr> {
+/// The first address that is written twice. Names that stand for one address are no mistake: what they stand for changes.
+fn first_twice(entry: &UpstreamEntry) -> Option<SocketAddress> {
     let mut seen = HashSet::new();
-    endpoints(entry).filter_map(|(_, endpoint)| endpoint.address.ip()).find(|address| !seen.insert(*address))
+    endpoints(entry).filter_map(|(_, endpoint)| endpoint.address.definite()).find(|address| !seen.insert(address.clone()))
 }
 
 fn build_upstream(name: &Name, entry: &UpstreamEntry, previous: Option<&Upstream>, context: &Context) -> Result<Upstream, String> {
@@ -288,10 +288,10 @@ fn build_upstream(name: &Name, entry: &UpstreamEntry, previous: Option<&Upstream
     settings.check()?;
     let transport = build_transport(&settings, previous, context)?;
     let endpoints = build_endpoints(entry, settings.health.is_some(), previous);
-    let addresses: Vec<SocketAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+    let addresses: Vec<SocketAddress> = endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
     let sticky = settings.sticky.as_ref().map(|sticky| StickyTable::new(sticky, name, &addresses, &context.sticky_keys));
     let sticky = sticky.transpose().map_err(|error| error.to_string())?;
-    let weights: Vec<(SocketAddr, u16)> = endpoints.iter().map(|endpoint| (endpoint.address, endpoint.weight)).collect();
+    let weights: Vec<(SocketAddress, u16)> = endpoints.iter().map(|endpoint| (endpoint.address.clone(), endpoint.weight)).collect();
     let balancer = Balancer::new(&settings.balance, &weights);
     let metrics = previous.map_or_else(|| Arc::new(UpstreamMetrics::new(&context.meter, name)), |previous| previous.metrics.clone());
     Ok(Upstream { name: name.clone(), settings, endpoints, transport, metrics, balancer, sticky })
@@ -301,13 +301,13 @@ fn build_upstream(name: &Name, entry: &UpstreamEntry, previous: Option<&Upstream
 /// another certificate.
 fn build_endpoints(entry: &UpstreamEntry, is_checked: bool, previous: Option<&Upstream>) -> Vec<Endpoint> {
     let before = previous.into_iter().flat_map(|previous| &previous.endpoints).map(|endpoint| &endpoint.state);
-    let states: HashMap<_, _> = before.map(|state| ((state.address, state.host.as_deref()), state)).collect();
+    let states: HashMap<_, _> = before.map(|state| ((&state.address, state.host.as_deref()), state)).collect();
     let mut seen = HashSet::new();
     let each = |(id, endpoint): (Option<&Name>, &config::Endpoint)| {
         let host = endpoint.address.name().map(|name| name.host.clone());
-        let new = endpoint.address.ips().filter(|address| seen.insert(*address)).map(|address| {
-            let known = states.get(&(address, host.as_deref())).map(|state| Arc::clone(state));
-            let state = known.unwrap_or_else(|| Arc::new(EndpointState::new(address, is_checked).named(host.clone())));
+        let new = endpoint.address.sockets().filter(|address| seen.insert(address.clone())).map(|address| {
+            let known = states.get(&(&address, host.as_deref())).map(|state| Arc::clone(state));
+            let state = known.unwrap_or_else(|| Arc::new(EndpointState::new(address.clone(), is_checked).named(host.clone())));
             Endpoint { address, weight: endpoint.weight, id: id.cloned(), state }
         });
         new.collect::<Vec<_>>()

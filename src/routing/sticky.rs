@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -21,6 +21,7 @@ use memchr::memchr;
 
 use crate::config::upstream::{SameSite, Sticky};
 use crate::names::Name;
+use crate::socket::SocketAddress;
 
 /// The secret that tokens are made with. Instances that share it agree on tokens.
 #[derive(Clone, PartialEq, Eq)]
@@ -122,7 +123,7 @@ impl fmt::Debug for Token {
 
 /// The token of the endpoint at `address` in `upstream`.
 #[must_use]
-pub fn token(key: &StickyKey, upstream: &Name, address: SocketAddr) -> Token {
+pub fn token(key: &StickyKey, upstream: &Name, address: &SocketAddress) -> Token {
     Signer::new(key, upstream).token(address)
 }
 
@@ -141,13 +142,18 @@ impl Signer {
         Self { context }
     }
 
-    fn token(&self, address: SocketAddr) -> Token {
+    fn token(&self, address: &SocketAddress) -> Token {
         let mut context = self.context.clone();
-        match address.ip() {
-            IpAddr::V4(ip) => context.update(&ip.octets()),
-            IpAddr::V6(ip) => context.update(&ip.octets()),
+        match address {
+            SocketAddress::Ip(address) => {
+                match address.ip() {
+                    IpAddr::V4(ip) => context.update(&ip.octets()),
+                    IpAddr::V6(ip) => context.update(&ip.octets()),
+                }
+                context.update(&address.port().to_be_bytes());
+            }
+            SocketAddress::Unix(path) => context.update(path.as_str().as_bytes()),
         }
-        context.update(&address.port().to_be_bytes());
         let tag = context.sign();
         let (half, _) = tag.as_ref().split_at(16);
         let mut text = [b'A'; Token::BYTES];
@@ -183,7 +189,7 @@ impl StickyTable {
     ///
     /// # Errors
     /// [`StickyError::NoKey`], and [`StickyError::Cookie`] for settings that [`Sticky::check`] refuses.
-    pub fn new(config: &Sticky, upstream: &Name, addresses: &[SocketAddr], keys: &[StickyKey]) -> Result<Self, StickyError> {
+    pub fn new(config: &Sticky, upstream: &Name, addresses: &[SocketAddress], keys: &[StickyKey]) -> Result<Self, StickyError> {
         config.check().map_err(StickyError::Cookie)?;
         let (newest, older) = keys.split_first().ok_or(StickyError::NoKey)?;
         let newest = Signer::new(newest, upstream);
@@ -191,14 +197,14 @@ impl StickyTable {
         let mut tokens = HashMap::with_capacity(addresses.len() * keys.len());
         let mut set_cookies = Vec::with_capacity(addresses.len());
         for (index, address) in addresses.iter().enumerate() {
-            let token = newest.token(*address);
+            let token = newest.token(address);
             set_cookies.push(set_cookie(config, &token, &attributes)?);
             // Of an address that is listed twice the first is found.
             tokens.entry(token).or_insert(Found { index, is_old: false });
         }
         for signer in older.iter().map(|key| Signer::new(key, upstream)) {
             for (index, address) in addresses.iter().enumerate() {
-                tokens.entry(signer.token(*address)).or_insert(Found { index, is_old: true });
+                tokens.entry(signer.token(address)).or_insert(Found { index, is_old: true });
             }
         }
         Ok(Self { cookie: config.cookie.as_bytes().into(), tokens, set_cookies: set_cookies.into() })
@@ -301,8 +307,8 @@ mod tests {
         Sticky { cookie: "s".into(), max_age: None, path: "/".into(), same_site: SameSite::Lax }
     }
 
-    fn addresses() -> Vec<SocketAddr> {
-        ["10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80", "10.0.0.1:80"].map(|text| text.parse().unwrap()).into()
+    fn addresses() -> Vec<SocketAddress> {
+        ["10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80", "10.0.0.1:80"].map(|text| SocketAddress::Ip(text.parse().unwrap())).into()
     }
 
     fn keys(seeds: &[u8]) -> Vec<StickyKey> {
@@ -319,7 +325,7 @@ mod tests {
     }
 
     fn text(index: usize) -> String {
-        token(&keys(&[1])[0], &Name::literal("api"), addresses()[index]).as_str().into()
+        token(&keys(&[1])[0], &Name::literal("api"), &addresses()[index]).as_str().into()
     }
 
     /// Clients would lose their endpoint if this changed. Computed by Python's `hmac`.
@@ -330,12 +336,12 @@ mod tests {
 
     #[test]
     fn tokens_differ_by_key_upstream_and_address() {
-        let (key, name, address) = (&keys(&[1])[0], Name::literal("api"), addresses()[0]);
+        let (key, name, address) = (&keys(&[1])[0], Name::literal("api"), &addresses()[0]);
         let first = token(key, &name, address);
         assert_eq!(first, token(key, &name, address));
         assert_ne!(first, token(&keys(&[2])[0], &name, address));
         assert_ne!(first, token(key, &Name::literal("web"), address));
-        assert_ne!(first, token(key, &name, addresses()[1]));
+        assert_ne!(first, token(key, &name, &addresses()[1]));
     }
 
     #[test]

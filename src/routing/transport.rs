@@ -21,14 +21,16 @@ pub(super) fn build_transport(
 ) -> Result<Arc<Transport>, String> {
     let is_same = |previous: &&Upstream| {
         let before = &previous.settings;
-        before.tls == settings.tls && before.protocol == settings.protocol && before.proxy_protocol == settings.proxy_protocol
+        let of = |it: &config::Upstream| (it.protocol, it.proxy_protocol, it.transparent);
+        before.tls == settings.tls && of(before) == of(settings)
     };
     if let Some(same) = previous.filter(is_same) {
         return Ok(same.transport.clone());
     }
     let tls = settings.tls.as_ref().map(|tls| build_transport_tls(tls, settings.protocol, context)).transpose()?;
-    let (id, protocol, proxy_protocol) = (NEXT_TRANSPORT.fetch_add(1, Ordering::Relaxed), settings.protocol, settings.proxy_protocol);
-    Ok(Arc::new(Transport { id, protocol, proxy_protocol, tls }))
+    let id = NEXT_TRANSPORT.fetch_add(1, Ordering::Relaxed);
+    let config::Upstream { protocol, proxy_protocol, transparent, .. } = *settings;
+    Ok(Arc::new(Transport { id, protocol, proxy_protocol, transparent, tls }))
 }
 
 fn build_transport_tls(tls: &UpstreamTls, protocol: UpstreamProtocol, context: &Context) -> Result<TransportTls, String> {

@@ -1,6 +1,6 @@
 //! A UDP route with everything it refers to, ready to serve.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::endpoint::{Health, Lease};
@@ -11,6 +11,7 @@ use crate::config;
 use crate::config::udp_route::Affinity;
 use crate::metrics::UdpRouteMetrics;
 use crate::names::Name;
+use crate::socket::SocketAddress;
 
 /// One UDP route of one table. Its sessions ask the newest one with each datagram.
 #[derive(Debug)]
@@ -73,6 +74,7 @@ impl UdpRoute {
 }
 
 fn ring(upstream: &Upstream) -> Balancer {
-    let weights: Vec<(SocketAddr, u16)> = upstream.endpoints.iter().map(|endpoint| (endpoint.address, endpoint.weight)).collect();
+    let weights: Vec<(SocketAddress, u16)> =
+        upstream.endpoints.iter().map(|endpoint| (endpoint.address.clone(), endpoint.weight)).collect();
     Balancer::new(&Policy::Hash(HashKey::ClientIp), &weights)
 }

@@ -42,8 +42,18 @@ pub struct Transport {
     pub protocol: config::upstream::UpstreamProtocol,
     /// The PROXY header that connections begin with, if any: before TLS.
     pub proxy_protocol: Option<crate::proxy_protocol::Version>,
+    /// Whether connections come from the client's address.
+    pub transparent: bool,
     /// TLS, if it is spoken.
     pub tls: Option<TransportTls>,
+}
+
+impl Transport {
+    /// Whether a connection is that of one client, and serves nobody else.
+    #[must_use]
+    pub fn is_of_one_client(&self) -> bool {
+        self.proxy_protocol.is_some() || self.transparent
+    }
 }
 
 /// TLS towards endpoints.

@@ -172,7 +172,7 @@ async fn an_address_that_is_taken_is_bound_once_it_is_free() {
     let mut proxy = Proxy::to(&[endpoint.address]).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    proxy.update(|config| drop(config.listeners.insert(Name::literal("more"), Listener::http(address)))).await;
+    proxy.update(|config| drop(config.listeners.insert(Name::literal("more"), Listener::http(address.into())))).await;
     let problems = proxy.server.status().problems();
     assert!(problems.len() == 1 && problems[0].render(false).contains(&address.to_string()), "{problems:?}");
     assert!(!proxy.server.status().readiness().ready);

@@ -24,6 +24,7 @@ mod proxy_protocol_servers;
 mod rename;
 mod retries;
 mod shutdown;
+mod sockets;
 mod sticky;
 mod tcp;
 mod tcp_routes;

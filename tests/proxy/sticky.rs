@@ -136,7 +136,7 @@ async fn checked() -> ([Checked; 3], Proxy) {
 async fn until_health(proxy: &Proxy, checked: &Checked, health: Health) {
     let table = proxy.server.table();
     let mut endpoints = table.upstreams.values().flat_map(|upstream| &upstream.endpoints);
-    let state = &endpoints.find(|endpoint| endpoint.address == checked.endpoint.address).unwrap().state;
+    let state = &endpoints.find(|endpoint| endpoint.address.ip() == Some(checked.endpoint.address)).unwrap().state;
     eventually("its health is known", || state.health() == health).await;
 }
 

@@ -137,7 +137,12 @@ fn upstream(proxy: &Proxy) -> Arc<Upstream> {
 }
 
 fn in_flight(proxy: &Proxy, address: SocketAddr) -> u32 {
-    upstream(proxy).endpoints.iter().filter(|endpoint| endpoint.address == address).map(|endpoint| endpoint.state.in_flight()).sum()
+    upstream(proxy)
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.address.ip() == Some(address))
+        .map(|endpoint| endpoint.state.in_flight())
+        .sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,7 @@ impl ServiceName {
             Some(_) => Err(format!("`{text}` is not the name of a service, such as \"_http._tcp.web.service.consul\"")),
             None => match Address::parse(text) {
                 Ok(Address::Name(host)) => Ok(Self::Host(host)),
-                Ok(Address::Ip(_)) => Err(format!("`{text}` is no name: list it as an endpoint of [upstreams.NAME]")),
+                Ok(Address::Ip(_) | Address::Unix(_)) => Err(format!("`{text}` is no name: list it as an endpoint of [upstreams.NAME]")),
                 Err(_) => Err(format!(
                     "`{text}` is not a name with a port, such as \"tasks.db:5432\", and not one of a service, such as \
                      \"_http._tcp.web.service.consul\" or \"srv:web.service.consul\""

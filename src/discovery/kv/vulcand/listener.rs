@@ -1,7 +1,8 @@
 //! A listener of vulcand → ours.
 
 use super::super::json::Fields;
-use crate::config::listener::{ListenerTls, parse_address};
+use crate::config::listen_address::ListenAddress;
+use crate::config::listener::ListenerTls;
 use crate::config::{Listener, Problem};
 
 /// Reads a listener. One that we cannot open as it is meant is a problem, and is not opened another way.
@@ -26,7 +27,7 @@ pub(in super::super) fn decode(value: &[u8]) -> Result<Listener, Problem> {
         "https" => Some(ListenerTls::default()),
         other => return Err(Problem::error(format!("`Protocol` is {other:?}, and must be \"http\" or \"https\""))),
     };
-    let address = parse_address(super::text(&address, "Address")?).map_err(Problem::error)?;
+    let address = super::text(&address, "Address")?.parse::<ListenAddress>().map_err(Problem::error)?;
     Ok(Listener { tls, ..Listener::http(address) })
 }
 
