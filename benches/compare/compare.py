@@ -54,6 +54,7 @@ H2_CONNECTIONS = 32
 H2_STREAMS = 10
 UDP_BYTES = 64
 TLS_CLIENTS = 16  # processes that each open one TLS connection after another
+STREAM_CLIENTS = 4  # processes that each download one response after another
 ENDPOINT_ADDRESSES = 2  # of one endpoint server, so that balancing is really on
 
 # How much dearer than the cheaper peer a request may be.
@@ -365,11 +366,11 @@ def haproxy_config(work, name, ports, endpoints, limit):
     with open(f"{work}/{name}.pem", "w") as both:
         both.write(read(f"{work}/certificate.pem") + read(f"{work}/key.pem"))
     others = "\n".join(f"backend other{i:02}\n    option forwardfor\n{servers}" for i in range(OTHER_ROUTES))
-    # Each connection through it takes two descriptors.
+    # Each connection through it takes two descriptors, and one in four of them a pipe of two more.
     return f"""\
 global
     nbthread 1
-    maxconn {limit // 2}
+    maxconn {limit * 2 // 5 - 64}
     ssl-default-bind-options ssl-min-ver TLSv1.2
     ssl-default-bind-curves X25519:P-256
 defaults
@@ -735,29 +736,12 @@ def run_wrk(bench, proxy, scenario, seconds):
 
 
 def run_stream(bench, proxy, scenario, seconds):
-    """Downloads until time is up. What is counted is MiB."""
-    url, at_once = proxy.url(scenario), 4
-    command = ["curl", "-s", "-Z", "--parallel-immediate", "--parallel-max", str(at_once), "--max-time", str(seconds)]
-    for _ in range(at_once):
-        command += ["-o", "/dev/null", f"{url}?[1-1000]"]
-    command += ["-w", "%{size_download} %{http_code} %{time_total}\\n"]
-    started = time.monotonic()
-    path = f"{bench.work}/load.log"
-    with open(path, "w") as log:
-        child = spawn(command, bench.options.load_core, log, bench.work)
-        try:
-            child.wait(seconds + 30)
-        except subprocess.TimeoutExpired:
-            raise Refused("curl did not end") from None
-        finally:
-            end(child)
-    took, downloaded, errors = time.monotonic() - started, 0, {}
-    for line in read(path).splitlines():
-        size, status, _ = line.split()
-        downloaded += int(size)
-        if status not in ("200", "000"):
-            errors["status"] = errors.get("status", 0) + 1
-    return downloaded >> 20, took, 0.0, errors
+    """Downloads until time is up, with reads of our own: curl's and wrk's are of a few KiB. What is counted is MiB."""
+    command = [sys.executable, os.path.abspath(__file__), "--stream-clients", str(proxy.ports[scenario.listener]), str(seconds)]
+    out = json.loads(generate(bench, command, seconds))
+    if not out["bytes"]:
+        raise Refused(f"nothing was downloaded: {out['errors']}")
+    return out["bytes"] >> 20, out["seconds"], 0.0, out["errors"]
 
 
 def run_h2load(bench, proxy, scenario, seconds):
@@ -838,9 +822,58 @@ def fresh_tls_clients(port, seconds):
                 time.sleep(0.001)
         return latencies, errors
 
+    start = time.monotonic()
+    latencies, errors = [], {}
+    for some, failed in in_forks(TLS_CLIENTS, client):
+        latencies += some
+        for kind, count in failed.items():
+            errors[kind] = errors.get(kind, 0) + count
+    json.dump({"latencies": latencies, "errors": errors, "seconds": time.monotonic() - start}, sys.stdout)
+
+
+def stream_clients(port, seconds):
+    """The process behind `run_stream`: forks clients, each downloading one response after another."""
+    request = f"GET {STREAM} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+
+    def client():
+        buffer, received, errors = bytearray(1 << 20), 0, {}
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            left = None
+            try:
+                with connect(port, None) as stream:
+                    stream.sendall(request)
+                    while left != 0 and time.monotonic() < until:
+                        count = stream.recv_into(buffer)
+                        if count == 0:
+                            raise ValueError("the response ended early")
+                        received += count
+                        if left is None:
+                            head, end, _ = bytes(buffer[:count]).partition(b"\r\n\r\n")
+                            if not (head.startswith(b"HTTP/1.1 200") and end):
+                                raise ValueError("bad answer")
+                            left = len(head) + len(end) + (STREAM_MIB << 20)
+                        left -= count
+            except (OSError, ValueError) as error:
+                kind = f"{type(error).__name__}: {error}"
+                errors[kind] = errors.get(kind, 0) + 1
+                time.sleep(0.001)
+        return received, errors
+
+    start = time.monotonic()
+    received, errors = 0, {}
+    for some, failed in in_forks(STREAM_CLIENTS, client):
+        received += some
+        for kind, count in failed.items():
+            errors[kind] = errors.get(kind, 0) + count
+    json.dump({"bytes": received, "errors": errors, "seconds": time.monotonic() - start}, sys.stdout)
+
+
+def in_forks(count, work):
+    """What `work` returns in each of `count` processes at once."""
     parent = os.getpid()
-    pipes, start = [], time.monotonic()
-    for _ in range(TLS_CLIENTS):
+    pipes = []
+    for _ in range(count):
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -849,23 +882,19 @@ def fresh_tls_clients(port, seconds):
                 os._exit(1)
             os.close(reader)
             with os.fdopen(writer, "w") as out:
-                json.dump(client(), out)
+                json.dump(work(), out)
             os._exit(0)
         os.close(writer)
         pipes.append(reader)
-    latencies, errors = [], {}
+    results = []
     for reader in pipes:
         with os.fdopen(reader) as pipe:
-            some, failed = json.load(pipe)
-        latencies += some
-        for kind, count in failed.items():
-            errors[kind] = errors.get(kind, 0) + count
+            results.append(json.load(pipe))
     while True:
         try:
             os.wait()
         except ChildProcessError:
-            break
-    json.dump({"latencies": latencies, "errors": errors, "seconds": time.monotonic() - start}, sys.stdout)
+            return results
 
 
 def measure_load(bench, proxy, scenario, seconds):
@@ -966,7 +995,7 @@ class Bench:
         hard = 1 << 20 if hard == resource.RLIM_INFINITY else hard
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.limit = min(32768, hard - 256)
-        self.idle_connections = min(options.idle_connections, self.limit // 2 - 256)
+        self.idle_connections = min(options.idle_connections, self.limit * 2 // 5 - 256)
         if self.idle_connections < options.idle_connections:
             print(f"note: {hard} open files are allowed (ulimit -Hn): {self.idle_connections} idle connections instead of {options.idle_connections}")
         os.sched_setaffinity(0, {options.load_core})
@@ -1380,6 +1409,9 @@ def interrupt(number, _frame):
 def main():
     if sys.argv[1:2] == ["--fresh-tls-clients"]:
         fresh_tls_clients(int(sys.argv[2]), int(sys.argv[3]))
+        return 0
+    if sys.argv[1:2] == ["--stream-clients"]:
+        stream_clients(int(sys.argv[2]), int(sys.argv[3]))
         return 0
     options = parse(sys.argv[1:])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
