@@ -5,11 +5,14 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 30
 # Further arguments, for `run` and `bench`: make run ARGS="run config/example.toml"
 ARGS ?=
+# For `image`: what it is called, and the profile that it is built from.
+IMAGE ?= nuncio
+PROFILE ?= release
 
 # One profile (dev, see Cargo.toml) and one directory for everything but `bench`: nothing is compiled for a second time.
 STEP := .ci/step
 
-.PHONY: help run test lint fuzz bench bench-micro deps clean
+.PHONY: help run image test lint fuzz bench bench-micro deps clean
 .NOTPARALLEL:
 
 help: ## List what there is
@@ -18,6 +21,10 @@ help: ## List what there is
 run: ## Build and start the demo: a proxy, three endpoints, and what to try
 	@.ci/deps build
 	$(CARGO) run --locked -- $(or $(ARGS),demo)
+
+image: ## Build the container image IMAGE (nuncio): docs/container.md
+	@.ci/deps image
+	CARGO=$(CARGO) config/container/build.sh $(IMAGE) $(PROFILE)
 
 test: ## All checks: lint, tests against real servers, documentation, fuzzing
 	@.ci/deps test

@@ -12,7 +12,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::Failure;
+use nuncio::config::server::Admin;
+
+use super::{Failure, whereabouts};
 
 /// For connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,9 +26,9 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Which instance is asked.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Instance {
-    /// The admin API of the instance to ask
-    #[arg(long, value_name = "URL", env = "NUNCIO_ADMIN", default_value = "http://127.0.0.1:8182")]
-    admin: String,
+    /// The admin API of the instance to ask [default: that of the instance that runs here, else http://127.0.0.1:8182]
+    #[arg(long, value_name = "URL", env = "NUNCIO_ADMIN")]
+    admin: Option<String>,
 }
 
 /// A table is asked for.
@@ -78,12 +80,26 @@ impl Instance {
 
     /// `127.0.0.1:8182` of `http://127.0.0.1:8182/`.
     fn authority(&self) -> Result<String, Failure> {
-        let text = self.admin.strip_prefix("http://").unwrap_or(&self.admin);
+        let Some(admin) = &self.admin else { return choose(&whereabouts::find()) };
+        let text = admin.strip_prefix("http://").unwrap_or(admin);
         let authority: Result<http::uri::Authority, _> = text.trim_end_matches('/').parse();
         match authority {
             Ok(authority) if authority.port_u16().is_some() && !authority.host().is_empty() => Ok(authority.to_string()),
-            _ => Err(Failure::Message(format!("`{}` is not the URL of an admin API, such as http://127.0.0.1:8182", self.admin))),
+            _ => Err(Failure::Message(format!("`{}` is not the URL of an admin API, such as http://127.0.0.1:8182", admin))),
         }
+    }
+}
+
+/// Who is asked of the instances that were found here, if nobody is named.
+fn choose(found: &[SocketAddr]) -> Result<String, Failure> {
+    match (found, Admin::default()) {
+        ([one], _) => Ok(one.to_string()),
+        ([_, ..], Admin::Address(default)) if !found.contains(&default) => {
+            let all = found.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+            Err(Failure::Message(format!("several instances run here: say which one to ask, such as with --admin http://HOST:PORT: {all}")))
+        }
+        (_, Admin::Address(default)) => Ok(default.to_string()),
+        (_, Admin::Off) => Err(Failure::Message("no instance was found here: say where it is with --admin http://HOST:PORT".into())),
     }
 }
 
@@ -134,12 +150,24 @@ mod tests {
 
     #[test]
     fn an_instance_is_named_by_a_url_or_an_address() {
-        let authority = |text: &str| Instance { admin: text.into() }.authority().ok();
+        let authority = |text: &str| Instance { admin: Some(text.into()) }.authority().ok();
         for text in ["http://10.0.0.5:8182", "http://10.0.0.5:8182/", "10.0.0.5:8182"] {
             assert_eq!(authority(text).as_deref(), Some("10.0.0.5:8182"), "{text}");
         }
         for text in ["", "https://a:1", "http://a", "a b:1", ":8182"] {
             assert_eq!(authority(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn the_instance_that_runs_here_is_asked() {
+        let [default, other, third] = ["127.0.0.1:8182", "127.0.0.1:9", "127.0.0.1:10"].map(|text| text.parse::<SocketAddr>().unwrap());
+        let check = |found: &[SocketAddr], expected: Option<SocketAddr>| {
+            assert_eq!(choose(found).ok(), expected.map(|address| address.to_string()), "{found:?}");
+        };
+        check(&[], Some(default));
+        check(&[other], Some(other));
+        check(&[default, other], Some(default));
+        check(&[other, third], None);
     }
 }

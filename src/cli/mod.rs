@@ -13,7 +13,7 @@
 //! | `health` | `nuncio health`: for the health check of a container |
 //! | `seal`, `open` | `nuncio seal`, `nuncio open`: values that a store shall not show |
 //! | `import` | `nuncio import`: the configuration of another proxy as ours |
-//! | `client` | asks the admin API of a running instance |
+//! | `client`, `whereabouts` | asks the admin API of a running instance, and finds it |
 //! | `output` | text and tables on the terminal |
 //! | `logging`, `signals`, `limits` | what a process has one of |
 
@@ -46,6 +46,7 @@ mod settings;
 mod signals;
 mod systemd;
 mod upstreams;
+mod whereabouts;
 
 /// Nuncio: an L4/L7 load-balancing proxy that learns where to send traffic by watching files and stores, and changes it under live
 /// traffic.

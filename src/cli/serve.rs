@@ -1,5 +1,7 @@
 //! A server until a signal ends it, and what it says meanwhile.
 
+use std::fs::File;
+
 use nuncio::Server;
 use nuncio::config::ServerConfig;
 use nuncio::config::server::Admin;
@@ -8,14 +10,14 @@ use nuncio::server::ServerBuilder;
 
 use super::check::objects;
 use super::signals::Signals;
-use super::{Failure, logging, output, systemd};
+use super::{Failure, logging, output, systemd, whereabouts};
 
 /// Runs a server until a signal ends it.
 pub(super) async fn until_signal(builder: ServerBuilder, settings: &ServerConfig, log: logging::Log) -> Result<(), Failure> {
     // Before the server starts, so that a signal never meets the system's default.
     let mut signals = Signals::catch()?;
     let server = builder.passed_sockets(systemd::passed_sockets()?).start().map_err(|error| Failure::Message(explain(&error, settings)))?;
-    announce_admin(&server);
+    let _whereabouts = announce_admin(&server);
     let signal = tokio::select! {
         signal = signals.end() => signal,
         () = announce_ready(&server) => signals.end().await,
@@ -48,14 +50,17 @@ fn explain(error: &nuncio::server::StartError, settings: &ServerConfig) -> Strin
     }
 }
 
-fn announce_admin(server: &Server) {
+/// Says where the admin API is, to people, and to commands for as long as the result lives.
+fn announce_admin(server: &Server) -> Option<File> {
     let providers: Vec<&str> = server.status().feeds().iter().map(|feed| feed.name().as_str()).collect();
     tracing::info!("nuncio {}, providers: {}", env!("CARGO_PKG_VERSION"), providers.join(", "));
-    let Some(admin) = server.admin_addr() else { return };
+    let admin = server.admin_addr()?;
     tracing::info!("admin API: http://{admin}");
     if !admin.ip().is_loopback() {
         tracing::warn!("the admin API has no authentication, and {admin} may be reached from other machines");
     }
+    let said = whereabouts::say(admin);
+    said.inspect_err(|error| tracing::warn!("`nuncio health` and others have to be told where the admin API is: {error}")).ok()
 }
 
 /// Waits for the first table, and says what it holds. The listeners say themselves where they listen.

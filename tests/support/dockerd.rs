@@ -123,6 +123,12 @@ impl Dockerd {
         text(&output.stdout)
     }
 
+    /// Runs the `docker` command. What it printed, errors included.
+    pub fn docker_told(&self, arguments: &[&str]) -> String {
+        let output = self.ask(arguments);
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat()
+    }
+
     /// Makes it the only manager of a Swarm.
     pub fn init_swarm(&self) {
         self.docker(&["swarm", "init", "--advertise-addr=127.0.0.1", "--listen-addr=127.0.0.1"]);
@@ -157,9 +163,27 @@ impl Dockerd {
         self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("docker was run before")
     }
 
+    /// Runs shell commands in `directory`, with this engine as the one of `docker`, in its network, and with variables. What they print.
+    pub fn shell(&self, directory: &Path, variables: &[(&str, &str)], commands: &str) -> String {
+        let run = || async {
+            let mut command = Command::new("bash");
+            command.args(["-euo", "pipefail", "-c", commands]).current_dir(directory).stdin(Stdio::null());
+            command.env("DOCKER_HOST", self.host()).env("DOCKER_CONFIG", self.directory.path()).envs(variables.iter().copied());
+            command.output().expect("bash can be run")
+        };
+        let output = self.inside(run);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(output.status.success(), "{}\n{commands}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
+        text(&output.stdout)
+    }
+
     /// Where its API is.
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("docker.sock")
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.socket().display())
     }
 
     /// Where its files are.
@@ -174,7 +198,7 @@ impl Dockerd {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
-        command.env("DOCKER_HOST", format!("unix://{}", self.socket().display())).env("DOCKER_CONFIG", self.directory.path());
+        command.env("DOCKER_HOST", self.host()).env("DOCKER_CONFIG", self.directory.path());
         command.args(arguments).stdin(Stdio::null());
         command
     }

@@ -24,6 +24,7 @@ pub mod gpg;
 pub mod http1;
 pub mod http_document;
 pub mod marathon;
+pub mod page;
 pub mod relay;
 pub mod stub;
 pub mod zookeeper;
