@@ -19,6 +19,9 @@ pub struct Container {
     pub id: String,
     #[serde(default, deserialize_with = "or_default")]
     names: Vec<String>,
+    /// As it was named when the container was made: `registry.example.com/team/web:1`.
+    #[serde(default)]
+    pub image: String,
     #[serde(default)]
     created: i64,
     #[serde(default, deserialize_with = "or_default")]
@@ -120,7 +123,8 @@ pub fn bearers(containers: &[Container], stopping: &BTreeSet<String>, config: &D
 
 impl Container {
     /// Its name, or the start of its id. Classic Swarm puts the node in front, and links show up as further names.
-    fn name(&self) -> &str {
+    #[must_use]
+    pub fn name(&self) -> &str {
         let own = self.names.iter().filter_map(|name| name.rsplit('/').next()).find(|name| !name.is_empty());
         own.unwrap_or_else(|| self.id.get(..12).unwrap_or(&self.id))
     }

@@ -35,7 +35,7 @@ fn registrator(telling: &mut Telling<'_>, route: Option<&RouteTemplate>) {
     let bearer = telling.bearer;
     for instance in &bearer.instances {
         let ports: BTreeSet<u16> = instance.ports.keys().copied().collect();
-        for service in registrator_labels::services(pairs(bearer), &ports) {
+        for service in registrator_labels::services(pairs(bearer), &ports, None) {
             let name = match clean_name(&service.name) {
                 Ok(name) => name,
                 Err(message) => {

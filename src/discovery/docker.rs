@@ -1,22 +1,11 @@
-//! The containers of a Docker engine, described by their labels.
-//!
-//! ```text
-//!            ┌─► list ──► publish ──► follow: events since the list ──┐ something happened, or it is time to look
-//!            └────────────────────────────────────────────────────────┘
-//! ```
-//!
-//! Events only say "look again", with one exception: a container that was told to end gets no new requests from that moment on, while
-//! it still finishes those that it has. The list is read again after each event, and every now and then in any case.
+//! The containers of a Docker engine, described by their labels: [`follower`](super::follower) knows the containers, `labels` what they say.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::StatusCode;
-use serde::Deserialize;
-
-use super::containers::{Container, Inspected, bearers};
-use super::engine::{Engine, Events, Failure};
+use super::containers::{Container, bearers};
+use super::follower::{Follower, Listener};
 use super::kv::Tree;
 use super::labels::Said;
 use super::{Provider, ProviderError, Publisher};
@@ -25,81 +14,27 @@ use crate::config::snapshot::Removals;
 use crate::config::{Problem, Snapshot};
 use crate::names::Name;
 
-/// How often everything is looked at, if the settings do not say it.
-pub const POLL_DEFAULT: Duration = Duration::from_secs(10);
-
-/// How long changes are gathered before the list is read, so that a hundred containers that start at once are not a hundred lists.
-const SETTLE: Duration = Duration::from_millis(20);
-
-/// How far before the list the events begin that are followed, in seconds: the engine tells its clock in whole ones.
-const OVERLAP_SECONDS: u64 = 2;
-
-/// How long a container may take to end before it counts as alive after all.
-const STOPPING_MAX: Duration = Duration::from_secs(300);
-
-/// Signals that ask a program to end: INT, QUIT, KILL, TERM, and systemd's RTMIN+3.
-const ENDING_SIGNALS: [&str; 5] = ["2", "3", "9", "15", "37"];
-
 /// Watches the containers of an engine.
 #[derive(Debug)]
 pub struct DockerProvider {
+    follower: Follower,
+    reader: Reader,
+}
+
+/// What containers say, as it was published last.
+#[derive(Debug)]
+struct Reader {
     name: Name,
     config: DockerConfig,
     conventions: Conventions,
     tree: Tree,
     /// What was wrong beside the objects when they were published last. None: nothing was published yet.
     problems: Option<Vec<Problem>>,
-    containers: Vec<Container>,
-    /// Containers that were told to end, and when.
-    stopping: Vec<(String, Instant)>,
 }
 
-/// As `GET /events` tells them.
-#[derive(Debug, Deserialize)]
-struct Event {
-    #[serde(default, rename = "Action")]
-    action: String,
-    #[serde(default, rename = "Actor")]
-    actor: Actor,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Actor {
-    #[serde(rename = "ID")]
-    id: String,
-    #[serde(rename = "Attributes")]
-    attributes: Attributes,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Attributes {
-    signal: Option<String>,
-}
-
-/// What an event means.
-#[derive(Debug, PartialEq, Eq)]
-enum Meaning<'a> {
-    Nothing,
-    LookAgain,
-    Ends(&'a str),
-    Starts(&'a str),
-}
-
-impl Event {
-    fn meaning(&self) -> Meaning<'_> {
-        let signal = self.actor.attributes.signal.as_deref().unwrap_or_default();
-        // What follows a colon is told of health checks and commands.
-        match self.action.split(':').next().unwrap_or_default() {
-            "kill" if ENDING_SIGNALS.contains(&signal) => Meaning::Ends(&self.actor.id),
-            "start" => Meaning::Starts(&self.actor.id),
-            "create" | "die" | "destroy" | "stop" | "pause" | "unpause" | "health_status" | "rename" | "update" | "connect"
-            | "disconnect" => Meaning::LookAgain,
-            // Commands inside of containers, copies, resized terminals: a health check alone makes two each time.
-            _ => Meaning::Nothing,
-        }
-    }
+struct Publishing<'a> {
+    reader: &'a mut Reader,
+    publisher: &'a dyn Publisher,
 }
 
 impl DockerProvider {
@@ -108,136 +43,41 @@ impl DockerProvider {
     pub fn new(name: Name, config: DockerConfig) -> Self {
         let tree = Tree::new("", name.clone());
         let conventions = config.conventions();
-        Self { name, config, conventions, tree, problems: None, containers: Vec::new(), stopping: Vec::new() }
+        let follower = Follower::new(config.clone(), conventions.has(Convention::Registrator));
+        Self { follower, reader: Reader { name, config, conventions, tree, problems: None } }
     }
+}
 
-    async fn run(&mut self, publisher: &dyn Publisher) -> Result<(), ProviderError> {
-        let endpoint = self.config.endpoint.clone();
-        let doing = |what: &str| {
-            let doing = format!("docker {endpoint}: {what}");
-            move |failure: Failure| ProviderError { doing, cause: failure.into() }
-        };
-        let engine = Engine::connect(&self.config.endpoint, self.config.tls.as_ref()).await.map_err(doing("connect"))?;
-        // Who was told to end may have ended and started again while nobody listened.
-        self.stopping.clear();
-        let mut sent_at = self.list(&engine, publisher).await.map_err(doing("list containers"))?;
-        let since = sent_at.map(|sent_at| sent_at.saturating_sub(OVERLAP_SECONDS));
-        let mut events = engine.events(&["container", "network"], since).await.map_err(doing("follow events"))?;
-        if since.is_none() {
-            // What happened between the list and the events is not among them.
-            sent_at = self.list(&engine, publisher).await.map_err(doing("list containers"))?;
-        }
-        tracing::debug!(provider = %self.name, ?sent_at, "following the engine's events");
-        loop {
-            self.until_something_happens(&mut events, publisher).await.map_err(doing("follow events"))?;
-            self.list(&engine, publisher).await.map_err(doing("list containers"))?;
-        }
-    }
-
-    /// Waits for an event, or until it is time to look in any case.
-    async fn until_something_happens(&mut self, events: &mut Events, publisher: &dyn Publisher) -> Result<(), Failure> {
-        let mut until = tokio::time::Instant::now() + self.config.poll.unwrap_or(POLL_DEFAULT);
-        while let Ok(event) = tokio::time::timeout_at(until, events.next()).await {
-            if self.hear(&event?, Instant::now(), publisher) {
-                until = until.min(tokio::time::Instant::now() + SETTLE);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes over an event. Whether to look again.
-    fn hear(&mut self, event: &Event, now: Instant, publisher: &dyn Publisher) -> bool {
-        match event.meaning() {
-            Meaning::Nothing => return false,
-            Meaning::LookAgain => (),
-            Meaning::Starts(id) => self.stopping.retain(|(stopping, _)| stopping != id),
-            Meaning::Ends(id) => {
-                if self.containers.iter().any(|container| container.id == id) && !self.stopping.iter().any(|(stopping, _)| stopping == id) {
-                    self.stopping.push((id.to_owned(), now));
-                    self.publish(now, publisher);
-                }
-            }
-        }
-        true
-    }
-
-    /// Reads all containers. When that was, by the engine's clock.
-    async fn list(&mut self, engine: &Engine, publisher: &dyn Publisher) -> Result<Option<u64>, Failure> {
-        let (mut containers, sent_at) = engine.get::<Vec<Container>>("/containers/json").await?;
-        if self.conventions.has(Convention::Registrator) {
-            self.read_variables(engine, &mut containers).await?;
-        }
-        self.containers = containers;
-        let now = Instant::now();
-        let is_there = |id: &String| self.containers.iter().any(|container| container.id == *id);
-        self.stopping.retain(|(id, since)| is_there(id) && now.saturating_duration_since(*since) < STOPPING_MAX);
-        self.publish(now, publisher);
-        Ok(sent_at)
-    }
-
-    /// Reads the environments of containers that are new. They never change.
-    async fn read_variables(&self, engine: &Engine, containers: &mut [Container]) -> Result<(), Failure> {
-        let known: BTreeMap<&str, &Container> = self.containers.iter().map(|container| (container.id.as_str(), container)).collect();
-        for container in containers {
-            container.variables = match known.get(container.id.as_str()) {
-                Some(known) => known.variables.clone(),
-                None => match engine.get::<Inspected>(&format!("/containers/{}/json", container.id)).await {
-                    Ok((inspected, _)) => inspected.variables(),
-                    // It is gone since it was listed, of which there is an event.
-                    Err(Failure::Refused { status: StatusCode::NOT_FOUND, .. }) => BTreeMap::new(),
-                    Err(failure) => return Err(failure),
-                },
-            };
-        }
-        Ok(())
-    }
-
+impl Listener for Publishing<'_> {
     /// Publishes what the containers say, if that is new.
-    fn publish(&mut self, now: Instant, publisher: &dyn Publisher) {
-        let stopping: BTreeSet<String> = self.stopping.iter().map(|(id, _)| id.clone()).collect();
-        let said = Said::by(&bearers(&self.containers, &stopping, &self.config), &self.conventions, &self.name);
-        let is_changed = self.tree.replace_at(said.pairs());
-        if !is_changed && self.problems.as_ref() == Some(&said.problems) {
+    fn hear(&mut self, containers: &[Container], stopping: &BTreeSet<String>) {
+        let Self { reader, publisher } = self;
+        let now = Instant::now();
+        let said = Said::by(&bearers(containers, stopping, &reader.config), &reader.conventions, &reader.name);
+        let is_changed = reader.tree.replace_at(said.pairs());
+        if !is_changed && reader.problems.as_ref() == Some(&said.problems) {
             return publisher.contact();
         }
         // An engine that answers knows which containers it runs.
-        let mut snapshot = Snapshot { removals: Removals::Explicit, ..self.tree.snapshot(None, now) };
+        let mut snapshot = Snapshot { removals: Removals::Explicit, ..reader.tree.snapshot(None, now) };
         snapshot.problems.extend(said.problems.iter().cloned());
-        self.problems = Some(said.problems);
+        reader.problems = Some(said.problems);
         publisher.publish(snapshot);
     }
 }
 
 impl Provider for DockerProvider {
     fn name(&self) -> &Name {
-        &self.name
+        &self.reader.name
     }
 
     fn source(&self) -> Option<String> {
-        Some(format!("docker {}{}", self.config.endpoint, self.conventions.describe()))
+        Some(format!("docker {}{}", self.reader.config.endpoint, self.reader.conventions.describe()))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {
-        Box::pin(self.run(publisher))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn events_are_told_apart() {
-        let check = |text: &str, expected: Meaning<'_>| {
-            let event: Event = serde_json::from_str(text).unwrap();
-            assert_eq!(event.meaning(), expected, "{text}");
-        };
-        check(r#"{"Type":"container","Action":"start","Actor":{"ID":"a","Attributes":{"image":"x"}}}"#, Meaning::Starts("a"));
-        check(r#"{"Type":"container","Action":"kill","Actor":{"ID":"a","Attributes":{"signal":"15"}}}"#, Meaning::Ends("a"));
-        check(r#"{"Type":"container","Action":"kill","Actor":{"ID":"a","Attributes":{"signal":"1"}}}"#, Meaning::Nothing);
-        check(r#"{"Action":"health_status: unhealthy","Actor":{"ID":"a"}}"#, Meaning::LookAgain);
-        check(r#"{"Action":"exec_create: true","Actor":{"ID":"a"}}"#, Meaning::Nothing);
-        check(r#"{"Type":"network","Action":"disconnect","Actor":{"ID":"n","Attributes":{"container":"a"}}}"#, Meaning::LookAgain);
-        check("{}", Meaning::Nothing);
+        let mut publishing = Publishing { reader: &mut self.reader, publisher };
+        let follower = &mut self.follower;
+        Box::pin(async move { follower.run(&mut publishing).await })
     }
 }

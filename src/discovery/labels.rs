@@ -333,7 +333,7 @@ impl Reader<'_> {
 
 impl Instance {
     /// Where `port` is reached, or the only one if none is asked for.
-    pub(super) fn address(&self, port: Option<u16>) -> Result<SocketAddr, String> {
+    pub(crate) fn address(&self, port: Option<u16>) -> Result<SocketAddr, String> {
         if let Some(trouble) = &self.trouble {
             return Err(trouble.clone());
         }

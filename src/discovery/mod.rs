@@ -13,7 +13,7 @@
 //! | [`keyring`] | the files with the keys that open sealed values |
 //! | [`consul`] | keys of a Consul agent's store, and services of its catalog |
 //! | [`dns`] | names of services and hosts: `dns_endpoints` reads what is known of them |
-//! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `containers` and `labels` read what it says |
+//! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `follower` knows its containers, `containers` and `labels` read what they say |
 //! | [`swarm`] | services of a Docker Swarm: [`tasks`] reads what a manager says of them |
 //! | [`marathon`] | apps of a Marathon, and their tasks |
 //! | [`registrator_labels`], [`haproxy_labels`], [`hive_labels`] | labels that others made up; `conventions` reads them beside ours |
@@ -44,6 +44,7 @@ pub mod etcd2;
 mod etcd2_mirror;
 pub mod feed;
 pub mod file;
+pub(crate) mod follower;
 pub mod grace;
 pub mod guard;
 pub mod haproxy_labels;

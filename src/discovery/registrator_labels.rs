@@ -6,7 +6,8 @@
 //! | `SERVICE_80_NAME` | the service of port 80, as it is |
 //! | `SERVICE_IGNORE`, `SERVICE_80_IGNORE` | if it is not empty: no service |
 //!
-//! As `registrator -explicit` does, nothing is made of what says no name. What else it may say, such as tags, means nothing to a proxy.
+//! As `registrator -explicit` does, nothing is made of what says no name, unless there is a name by default. What else is said, such as
+//! `SERVICE_TAGS`, means nothing to a proxy, and is kept for who registers.
 //!
 //! Pure.
 
@@ -22,17 +23,19 @@ pub struct Service {
     pub name: String,
     /// The port inside.
     pub port: u16,
-    /// The label or variable that names it.
+    /// The label or variable that names it. Empty if none does.
     pub label: String,
+    /// What else is said of it, by keys in lower case: `tags`, `id`, `region`.
+    pub meta: BTreeMap<String, String>,
 }
 
 /// What is said of one port, or of all: keys without what they start with, with whole labels.
 type Meta<'a> = BTreeMap<&'a str, (&'a str, &'a str)>;
 
 /// The services of someone who bears `said` and listens on `ports`. Of two that say the same, the later one counts: labels come after the
-/// environment.
+/// environment. `default` is the name of who says none.
 #[must_use]
-pub fn services<'a>(said: impl IntoIterator<Item = (&'a str, &'a str)>, ports: &BTreeSet<u16>) -> Vec<Service> {
+pub fn services<'a>(said: impl IntoIterator<Item = (&'a str, &'a str)>, ports: &BTreeSet<u16>, default: Option<&'a str>) -> Vec<Service> {
     let mut of_all = Meta::new();
     let mut of_port: BTreeMap<u16, Meta<'_>> = BTreeMap::new();
     for (label, value) in said {
@@ -51,12 +54,15 @@ pub fn services<'a>(said: impl IntoIterator<Item = (&'a str, &'a str)>, ports: &
         if ignore.is_some_and(|(_, value)| !value.is_empty()) {
             return None;
         }
-        let (label, name) = match (own.and_then(|own| own.get("NAME")), of_all.get("NAME")) {
-            (Some((label, name)), _) => (label, (*name).to_owned()),
-            (None, Some((label, name))) => (label, if is_one { (*name).to_owned() } else { format!("{name}-{port}") }),
+        let of_all_or_default = of_all.get("NAME").copied().or(default.map(|name| ("", name)));
+        let (label, name) = match (own.and_then(|own| own.get("NAME")), of_all_or_default) {
+            (Some((label, name)), _) => (*label, (*name).to_owned()),
+            (None, Some((label, name))) => (label, if is_one { name.to_owned() } else { format!("{name}-{port}") }),
             (None, None) => return None,
         };
-        Some(Service { name, port: *port, label: (*label).to_owned() })
+        let meta = of_all.iter().chain(own.into_iter().flatten()).filter(|(key, _)| !matches!(**key, "NAME" | "IGNORE"));
+        let meta = meta.map(|(key, (_, value))| (key.to_lowercase(), (*value).to_owned())).collect();
+        Some(Service { name, port: *port, label: label.to_owned(), meta })
     };
     ports.iter().filter_map(service).collect()
 }
@@ -73,7 +79,7 @@ mod tests {
 
     #[track_caller]
     fn check(said: &[(&str, &str)], ports: &[u16], expected: &[&str]) {
-        let services = services(said.iter().copied(), &ports.iter().copied().collect());
+        let services = services(said.iter().copied(), &ports.iter().copied().collect(), None);
         let found: Vec<String> = services.iter().map(|service| format!("{} {} {}", service.port, service.name, service.label)).collect();
         assert_eq!(found, expected);
     }
@@ -89,6 +95,15 @@ mod tests {
         );
         check(&[("SERVICE_80_NAME", "web")], &[], &["80 web SERVICE_80_NAME"]);
         check(&[("SERVICE_NAME", "old"), ("SERVICE_NAME", "new")], &[80], &["80 new SERVICE_NAME"]);
+    }
+
+    #[test]
+    fn what_else_is_said_of_a_port_counts_more_than_what_is_said_of_all() {
+        let said = [("SERVICE_TAGS", "a"), ("SERVICE_REGION", "eu"), ("SERVICE_443_TAGS", "b"), ("SERVICE_443_NAME", "secure")];
+        let found = services(said, &BTreeSet::from([80, 443]), Some("web"));
+        let meta = |tags: &str| BTreeMap::from([("tags".to_owned(), tags.to_owned()), ("region".to_owned(), "eu".to_owned())]);
+        let service = |name: &str, port, label: &str, tags| Service { name: name.into(), port, label: label.into(), meta: meta(tags) };
+        assert_eq!(found, [service("web-80", 80, "", "a"), service("secure", 443, "SERVICE_443_NAME", "b")]);
     }
 
     #[test]
