@@ -31,6 +31,7 @@
 //! | [`routing`] | what is true now: the [`RoutingTable`](routing::RoutingTable), no I/O, no clock |
 //! | [`health`] | active checks |
 //! | [`proxy`] | the data plane: one single-threaded runtime per core |
+//! | [`register`] | the other direction: containers → a store that others read |
 //! | [`proxy_protocol`] | the header in which proxies tell each other of clients, as bytes |
 //! | [`admin`] | probes, metrics and the table over HTTP |
 //! | [`server`] | bind → run → drain |
@@ -173,6 +174,7 @@ pub mod middleware;
 pub mod names;
 pub mod proxy;
 pub mod proxy_protocol;
+pub mod register;
 pub mod routing;
 pub mod rule;
 pub mod server;

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["routing"],
     &["discovery", "health", "proxy"],
-    &["control"],
+    &["control", "register"],
     &["admin"],
     &["server"],
     &["cli"],

@@ -76,7 +76,7 @@ pub(super) fn ambassador(args: &AmbassadorArgs) -> Result<(), Failure> {
     let service = clean_name(&args.service).map_err(|error| format!("`{}` is no service: {error}", args.service))?;
     let name = Name::literal("ambassador");
     let route = TcpRoute { wait: Some(WAIT), ..TcpRoute::to(name.clone(), service) };
-    let providers = args.provider.iter().map(|url| provider::parse(&of_services(url, &args.service))).collect();
+    let providers = args.provider.iter().map(|url| provider::parse(&of_service(url, &args.service))).collect();
     run(&args.flags, leading_to(args.listen.clone(), &name, route), providers)
 }
 
@@ -103,16 +103,11 @@ fn leading_to(listen: ListenAddress, name: &Name, route: TcpRoute) -> RoutingCon
     config
 }
 
-/// The URL of a store, so that its services are read unless it says what is.
-fn of_services(url: &str, service: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let and = if rest.contains('?') { '&' } else { '?' };
-    match scheme {
-        "etcd" | "etcds" | "etcd2" | "etcd2s" | "zookeeper" | "zookeepers" if !rest.contains("layout=") => {
-            format!("{url}{and}layout=services")
-        }
-        "consul" | "consuls" if !rest.contains('?') => format!("{url}?services={service}&kv=false"),
-        _ => url.to_owned(),
+/// The URL of a store, so that the service is read unless it says what is.
+fn of_service(url: &str, service: &str) -> String {
+    match url.split_once("://") {
+        Some(("consul" | "consuls", rest)) if !rest.contains('?') => format!("{url}?services={service}&kv=false"),
+        _ => provider::of_services(url),
     }
 }
 
@@ -129,7 +124,7 @@ mod tests {
 
     #[test]
     fn services_are_read_unless_the_url_says_what_is() {
-        let of = |url: &str| of_services(url, "web");
+        let of = |url: &str| of_service(url, "web");
         assert_eq!(of("etcd://10.0.0.5:2379"), "etcd://10.0.0.5:2379?layout=services");
         assert_eq!(of("etcd://10.0.0.5/apps?keyring=/r"), "etcd://10.0.0.5/apps?keyring=/r&layout=services");
         assert_eq!(of("etcd://10.0.0.5?layout=nuncio"), "etcd://10.0.0.5?layout=nuncio");

@@ -5,6 +5,7 @@
 //! | `run` | `nuncio run`: a server until a signal ends it |
 //! | `forward` | `nuncio forward`, `nuncio ambassador`: one local port, and where it leads |
 //! | `serve`, `provider` | what these have in common |
+//! | `register` | `nuncio register`: addresses of containers into a store |
 //! | `settings` | what the file says of the process, and the flags that override it |
 //! | `check` | `nuncio check`: what is wrong with a file |
 //! | `demo`, `demo_endpoint` | `nuncio demo`: endpoints, a proxy in front of them, and what to try |
@@ -37,6 +38,7 @@ mod output;
 mod problems;
 mod provider;
 mod providers;
+mod register;
 mod release;
 mod routes;
 mod run;
@@ -65,6 +67,7 @@ Start:
   nuncio run --provider etcd://10.0.0.5:2379/nuncio         everything from etcd
   nuncio ambassador apache-A 80                             a local port, to wherever apache-A lives now
   nuncio forward 10000 172.17.42.1:4001                     a local port, to one address
+  nuncio register --host-ip 10.0.0.1                        containers of this host into etcd, for ambassadors to find
 
 Exit codes: 0 all is well, 1 something is wrong, 2 the command line cannot be understood, 3 an import is incomplete.";
 
@@ -73,6 +76,7 @@ enum Command {
     Run(Box<run::Args>),
     Forward(forward::ForwardArgs),
     Ambassador(forward::AmbassadorArgs),
+    Register(Box<register::Args>),
     Check(check::Args),
     Demo(demo::Args),
     Routes(routes::Args),
@@ -110,6 +114,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Forward(args) => forward::forward(&args),
         Command::Ambassador(args) => forward::ambassador(&args),
+        Command::Register(args) => register::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Routes(args) => routes::run(&args),

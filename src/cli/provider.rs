@@ -18,6 +18,16 @@ pub(super) fn parse(url: &str) -> ProviderConfig {
     })
 }
 
+/// The URL of a store, so that its services are read or written unless it says what is.
+pub(super) fn of_services(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let is_store = matches!(scheme, "etcd" | "etcds" | "etcd2" | "etcd2s" | "zookeeper" | "zookeepers");
+    if !is_store || rest.contains("layout=") {
+        return url.to_owned();
+    }
+    format!("{url}{}layout=services", if rest.contains('?') { '&' } else { '?' })
+}
+
 /// Adds a source.
 pub(super) fn add(builder: ServerBuilder, name: Name, provider: ProviderConfig) -> ServerBuilder {
     match provider {

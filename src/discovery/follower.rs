@@ -20,7 +20,7 @@ use super::engine::{Engine, Events, Failure};
 use crate::config::providers::DockerConfig;
 
 /// How often everything is looked at, if the settings do not say it.
-pub const POLL_DEFAULT: Duration = Duration::from_secs(10);
+const POLL_DEFAULT: Duration = Duration::from_secs(10);
 
 /// How long changes are gathered before the list is read, so that a hundred containers that start at once are not a hundred lists.
 const SETTLE: Duration = Duration::from_millis(20);

@@ -17,7 +17,7 @@
 //! | [`swarm`] | services of a Docker Swarm: [`tasks`] reads what a manager says of them |
 //! | [`marathon`] | apps of a Marathon, and their tasks |
 //! | [`registrator_labels`], [`haproxy_labels`], [`hive_labels`] | labels that others made up; `conventions` reads them beside ours |
-//! | [`etcd`] | keys of an etcd v3 cluster |
+//! | [`etcd`] | keys of an etcd v3 cluster; `etcd_session` speaks to a member |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
 //! | [`http_pull`] | a document that an HTTP server has |
@@ -42,6 +42,7 @@ mod engine;
 pub mod etcd;
 pub mod etcd2;
 mod etcd2_mirror;
+pub(crate) mod etcd_session;
 pub mod feed;
 pub mod file;
 pub(crate) mod follower;

@@ -1,0 +1,129 @@
+//! Makes a store hold the entries that are wanted, and nothing else of ours, whatever happens to the store.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::Wanted;
+use super::layout::Entry;
+use super::store::{Session, StoreConfig};
+use crate::backoff::{Backoff, random};
+use crate::discovery::ProviderError;
+
+/// The waits between two attempts to reach the store.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Signs of life during a time to live: two may be lost.
+const SIGNS: u32 = 3;
+
+/// Writes, keeps alive and deletes until it is told to `stop`; then deletes all.
+pub(super) async fn keep(store: &StoreConfig, ttl: Duration, mut wanted: watch::Receiver<Wanted>, stop: &CancellationToken) {
+    let mut keeper = Keeper { store, ttl, written: BTreeMap::new(), former: None, is_failing: false };
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+    // Nothing is known before the engine was heard.
+    let is_known = stop.run_until_cancelled(wanted.wait_for(Option::is_some)).await.is_some();
+    let mut servers = store.servers().iter().cycle();
+    while let (true, Some(server)) = (is_known && !stop.is_cancelled(), servers.next()) {
+        match keeper.hold(server, &mut wanted, stop, &mut backoff).await {
+            Ok(()) => break,
+            Err(error) if keeper.is_failing => tracing::debug!("{error}"),
+            Err(error) => {
+                tracing::warn!("{error}; entries end within {ttl:?} unless the store answers before, and are written anew then");
+                keeper.is_failing = true;
+            }
+        }
+        stop.run_until_cancelled(tokio::time::sleep(backoff.next_delay(random()))).await;
+    }
+    if !keeper.written.is_empty() {
+        tracing::warn!("{} entries could not be deleted: they end within {ttl:?}", keeper.written.len());
+    }
+}
+
+struct Keeper<'a> {
+    store: &'a StoreConfig,
+    ttl: Duration,
+    /// What the store was last known to hold of ours.
+    written: BTreeMap<String, Entry>,
+    /// What that ends with, if a session broke off.
+    former: Option<i64>,
+    is_failing: bool,
+}
+
+impl Keeper<'_> {
+    /// Makes the store hold what is wanted, over one session. Returns when it was told to stop, and nothing is left.
+    async fn hold(
+        &mut self,
+        server: &str,
+        wanted: &mut watch::Receiver<Wanted>,
+        stop: &CancellationToken,
+        backoff: &mut Backoff,
+    ) -> Result<(), ProviderError> {
+        // Stopped before the store answered: what was written over an earlier session is left to end by itself.
+        let Some(session) = stop.run_until_cancelled(Session::open(self.store, server, self.ttl)).await else { return Ok(()) };
+        let mut session = session?;
+        let former = self.former.replace(session.id());
+        self.apply(&mut session, wanted, true).await?;
+        if let Some(former) = former {
+            session.end_former(former).await?;
+        }
+        backoff.reset();
+        if std::mem::take(&mut self.is_failing) {
+            tracing::info!("{server} answers again: {} entries were written anew", self.written.len());
+        }
+        let mut signs = tokio::time::interval(self.ttl / SIGNS);
+        signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for sign in 1.. {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return self.end(session).await,
+                    Ok(()) = wanted.changed() => self.apply(&mut session, wanted, false).await?,
+                    _ = signs.tick() => break,
+                }
+            }
+            session.keep_alive().await?;
+            if sign % SIGNS == 0 {
+                let restored = session.restore(&self.written).await?;
+                if restored > 0 {
+                    tracing::warn!("{restored} entries had been deleted by someone else, and were written again");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is new, or all if the store `is_new`, and deletes what is wanted no more. In this order, so that what moves to another key
+    /// is always there.
+    async fn apply(&mut self, session: &mut Session, wanted: &mut watch::Receiver<Wanted>, is_new: bool) -> Result<(), ProviderError> {
+        let wanted = wanted.borrow_and_update().clone().unwrap_or_default();
+        for (key, entry) in &wanted {
+            let held = self.written.get(key);
+            let is_changed = held.is_none_or(|held| held.value != entry.value);
+            if is_new || is_changed {
+                session.put(key, entry).await?;
+            }
+            if is_changed {
+                let what = if held.is_some() { "changed" } else { "registered" };
+                tracing::info!("{what} {}: {key} = {}", entry.registration.service, entry.value);
+                self.written.insert(key.clone(), entry.clone());
+            }
+        }
+        let gone: Vec<String> = self.written.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        for key in gone {
+            session.delete(&key).await?;
+            tracing::info!("deregistered: {key}");
+            self.written.remove(&key);
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, session: Session) -> Result<(), ProviderError> {
+        session.close().await?;
+        tracing::info!("{} entries were deleted", self.written.len());
+        self.written.clear();
+        Ok(())
+    }
+}
