@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use nuncio::config::ProviderConfig;
-use nuncio::config::providers::{AddressChoice, DockerConfig, LayoutKind};
+use nuncio::config::providers::{AddressChoice, DockerConfig};
 use nuncio::config::server::LogLevel;
 use nuncio::register::{Layout, Registrar, Selection, StoreConfig, TTL_DEFAULT, TTL_RANGE};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,8 @@ Examples:
   nuncio register --host-ip 10.0.0.1 --container apache --port 80 --service apache-A
   nuncio register --host-ip 10.0.0.1 --layout registrator --to etcd://10.0.0.5/web")]
 pub(super) struct Args {
-    /// The store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS. PREFIX is /services unless it is said
+    /// The store: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS, etcd2://… for etcd's v2 API,
+    /// zookeeper://… the same, consul://[TOKEN@]HOST:PORT for an agent's catalog. PREFIX is /services unless it is said
     #[arg(long, value_name = "URL", env = "NUNCIO_STORE", hide_env_values = true, default_value = "etcd://127.0.0.1:2379")]
     to: String,
     /// The Docker engine: docker://, docker:///path/to/docker.sock, docker://HOST:PORT, dockers://HOST:PORT for TLS
@@ -54,7 +55,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME", requires = "container")]
     service: Option<String>,
     /// Whose keys and values are written: docker-register (/services/SERVICE/CONTAINER = {"port":…,"host":…}) or registrator
-    /// (/services/SERVICE/HOST:CONTAINER:PORT = IP:PORT) [default: docker-register]
+    /// (/services/SERVICE/HOST:CONTAINER:PORT = IP:PORT) [default: docker-register; of Consul: registrator]
     #[arg(long, value_name = "LAYOUT", value_parser = ["docker-register", "registrator"])]
     layout: Option<String>,
     /// What this host is called in registrator's keys [default: its name]
@@ -70,13 +71,9 @@ pub(super) struct Args {
 
 /// Runs until a signal ends it.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    let registrar = Registrar {
-        engine: engine(args)?,
-        selection: selection(args),
-        layout: layout(args)?,
-        store: store(&args.to)?,
-        ttl: args.ttl.into(),
-    };
+    let store = store(&args.to)?;
+    let layout = layout(args, &store)?;
+    let registrar = Registrar { engine: engine(args)?, selection: selection(args), layout, store, ttl: args.ttl.into() };
     let _log = logging::start(if args.verbose { LogLevel::Debug } else { LogLevel::Info });
     super::runtime()?.block_on(until_signal(registrar))
 }
@@ -115,9 +112,13 @@ fn selection(args: &Args) -> Selection {
     }
 }
 
-fn layout(args: &Args) -> Result<Layout, Failure> {
-    if args.layout.as_deref() != Some("registrator") {
-        return Ok(Layout::DockerRegister);
+fn layout(args: &Args, store: &StoreConfig) -> Result<Layout, Failure> {
+    match (args.layout.as_deref(), store) {
+        (Some("docker-register"), StoreConfig::Consul(_)) => {
+            return Err(Failure::Message("--layout: services of Consul have IDs as registrator makes them".into()));
+        }
+        (None, StoreConfig::Consul(_)) | (Some("registrator"), _) => (),
+        _ => return Ok(Layout::DockerRegister),
     }
     let host = match &args.hostname {
         Some(hostname) => hostname.clone(),
@@ -133,11 +134,7 @@ const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
 
 fn store(url: &str) -> Result<StoreConfig, Failure> {
     let config = ProviderConfig::parse_url(&provider::of_services(url)).and_then(StoreConfig::of);
-    let store = config.map_err(|error| format!("--to: {error}"))?;
-    match store.layout() {
-        LayoutKind::Services => Ok(store),
-        other => Err(Failure::Message(format!("--to: what is registered is written in the layout `services`, not `{}`", other.as_str()))),
-    }
+    Ok(config.map_err(|error| format!("--to: {error}"))?)
 }
 
 fn parse_ttl(text: &str) -> Result<humantime::Duration, String> {
@@ -151,8 +148,13 @@ mod tests {
 
     #[test]
     fn stores_are_named_as_providers_are() {
-        let StoreConfig::Etcd(config) = store("etcd://10.0.0.5/web").unwrap();
-        assert_eq!((config.prefix.as_str(), config.layout), ("/web", LayoutKind::Services));
+        let prefix = |url: &str| match store(url).unwrap() {
+            StoreConfig::Etcd(config) | StoreConfig::Etcd2(config) => config.prefix,
+            StoreConfig::Zookeeper(config) => config.prefix,
+            StoreConfig::Consul(_) => String::new(),
+        };
+        let prefixes = ["etcd://10.0.0.5/web", "etcd2://10.0.0.5", "zookeeper://10.0.0.5", "consul://10.0.0.5"].map(prefix);
+        assert_eq!(prefixes, ["/web", "/services", "/services", ""]);
         for url in ["etcd://10.0.0.5?layout=nuncio", "docker://", "etcd:"] {
             assert!(store(url).is_err(), "{url}");
         }

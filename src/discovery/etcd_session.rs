@@ -148,11 +148,10 @@ impl Lease {
         timed(CALL_TIMEOUT, self.kv.put(key, value, Some(options))).await.map(drop)
     }
 
-    /// Writes a key that is not there. Whether it was not.
-    pub(crate) async fn restore(&mut self, key: &str, value: &str) -> Result<bool, Failure> {
-        let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(self.id)));
-        let transaction = Txn::new().when([Compare::version(key, CompareOp::Equal, 0)]).and_then([put]);
-        Ok(timed(CALL_TIMEOUT, self.kv.txn(transaction)).await?.succeeded())
+    /// Whether a key is there, whoever wrote it.
+    pub(crate) async fn is_there(&mut self, key: &str) -> Result<bool, Failure> {
+        let options = GetOptions::new().with_count_only();
+        Ok(timed(CALL_TIMEOUT, self.kv.get(key, Some(options))).await?.count() > 0)
     }
 
     /// Deletes a key if it still ends with this lease.

@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -48,18 +48,18 @@ const QUOTE_BYTES_MAX: usize = 200;
 
 /// Who we say we are, as header fields of every request.
 #[derive(Clone, Default)]
-pub(super) struct Credentials(Option<(HeaderName, HeaderValue)>);
+pub(crate) struct Credentials(Option<(HeaderName, HeaderValue)>);
 
 impl Credentials {
     /// A user and a password (RFC 7617).
-    pub(super) fn basic(user: &str, password: &str) -> Self {
+    pub(crate) fn basic(user: &str, password: &str) -> Self {
         let encoded = STANDARD.encode(format!("{user}:{password}"));
         let value = HeaderValue::try_from(format!("Basic {encoded}")).ok();
         Self(value.map(|value| (AUTHORIZATION, secret(value))))
     }
 
     /// A header field of its own, such as a token. None of it is sent if `value` cannot be one.
-    pub(super) fn field(name: &'static str, value: &str) -> Self {
+    pub(crate) fn field(name: &'static str, value: &str) -> Self {
         let value = HeaderValue::try_from(value).ok();
         Self(value.map(|value| (HeaderName::from_static(name), secret(value))))
     }
@@ -99,15 +99,15 @@ impl Turns {
 
 /// A whole answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
     /// The start of the body as text, for an error.
-    pub(super) fn quote(&self) -> String {
+    pub(crate) fn quote(&self) -> String {
         let start = self.body.get(..QUOTE_BYTES_MAX).unwrap_or(&self.body);
         String::from_utf8_lossy(start).trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
     }
@@ -122,7 +122,7 @@ pub(super) fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
 pub(super) struct Connection {
     server: String,
     headers: HeaderMap,
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
     /// None: it has ended, and what it brought last may still be read.
     driver: Option<Driver>,
 }
@@ -142,7 +142,7 @@ impl Connection {
         let failed = |cause| HttpError { doing: format!("connect to {server}"), cause };
         let target = Target::parse(server).map_err(failed)?;
         let connected = timed(CONNECT_TIMEOUT, connect(&target, tls)).await.map_err(failed)?;
-        let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake::<_, Empty<Bytes>>(TokioIo::new(connected));
+        let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake::<_, Full<Bytes>>(TokioIo::new(connected));
         let (sender, driver) = handshake.await.map_err(|error| failed(Cause::Http(error)))?;
         let mut headers = HeaderMap::new();
         headers.insert(HOST, target.host_header().map_err(failed)?);
@@ -172,8 +172,19 @@ impl Connection {
         fields: &HeaderMap,
         limit: Duration,
     ) -> Result<Response<Incoming>, HttpError> {
+        self.send_all(method, path, fields, Bytes::new(), limit).await
+    }
+
+    async fn send_all(
+        &mut self,
+        method: Method,
+        path: &str,
+        fields: &HeaderMap,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Response<Incoming>, HttpError> {
         let doing = format!("{method} {}{path}", self.server);
-        let mut request = Request::new(Empty::new());
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().extend(fields.clone());
@@ -211,18 +222,19 @@ impl Connection {
 
 /// What is asked, and how.
 #[derive(Debug)]
-pub(super) struct Question<'a> {
-    pub(super) method: Method,
+pub(crate) struct Question<'a> {
+    pub(crate) method: Method,
     /// With the query.
-    pub(super) path: &'a str,
-    pub(super) fields: &'a HeaderMap,
+    pub(crate) path: &'a str,
+    pub(crate) fields: &'a HeaderMap,
+    pub(crate) body: Bytes,
     /// For the head, and for the body.
-    pub(super) limits: [Duration; 2],
+    pub(crate) limits: [Duration; 2],
 }
 
 /// Small questions to a server, beside a connection that waits for its answer.
 #[derive(Debug)]
-pub(super) struct Aside {
+pub(crate) struct Aside {
     server: String,
     tls: Option<ClientTls>,
     credentials: Credentials,
@@ -232,17 +244,17 @@ pub(super) struct Aside {
 
 impl Aside {
     /// It connects when it is first asked.
-    pub(super) fn new(server: &str, tls: Option<&ClientTls>, credentials: Credentials) -> Self {
+    pub(crate) fn new(server: &str, tls: Option<&ClientTls>, credentials: Credentials) -> Self {
         Self { server: server.to_owned(), tls: tls.cloned(), credentials, connection: None }
     }
 
     /// The whole answer, with `limit` for its head and for its body. On a new connection, if the last one was closed meanwhile.
     pub(super) async fn ask(&mut self, method: Method, path: &str, limit: Duration) -> Result<Answer, HttpError> {
-        self.ask_with(&Question { method, path, fields: &HeaderMap::new(), limits: [limit, limit] }).await
+        self.ask_with(&Question { method, path, fields: &HeaderMap::new(), body: Bytes::new(), limits: [limit, limit] }).await
     }
 
     /// The same for a question with more to it.
-    pub(super) async fn ask_with(&mut self, question: &Question<'_>) -> Result<Answer, HttpError> {
+    pub(crate) async fn ask_with(&mut self, question: &Question<'_>) -> Result<Answer, HttpError> {
         let answer = match self.connection.take() {
             Some(connection) => self.ask_on(connection, question).await,
             None => return self.ask_anew(question).await,
@@ -260,7 +272,8 @@ impl Aside {
 
     async fn ask_on(&mut self, mut connection: Connection, question: &Question<'_>) -> Result<Answer, HttpError> {
         let [head_limit, body_limit] = question.limits;
-        let response = connection.send_with(question.method.clone(), question.path, question.fields, head_limit).await?;
+        let response =
+            connection.send_all(question.method.clone(), question.path, question.fields, question.body.clone(), head_limit).await?;
         let answer = connection.read(response, question.path, body_limit).await?;
         self.connection = Some(connection);
         Ok(answer)
@@ -403,7 +416,7 @@ async fn read_pem(pem: &Pem) -> Result<Vec<u8>, Cause> {
 /// A request that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}: {cause}")]
-pub(super) struct HttpError {
+pub(crate) struct HttpError {
     /// What we were doing, with the URL.
     doing: String,
     /// Why it failed.

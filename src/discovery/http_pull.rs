@@ -116,7 +116,9 @@ impl HttpProvider {
         }
         let head_limit = self.config.wait.map_or(HEAD_TIMEOUT, |wait| wait + WAIT_SLACK);
         let path = self.config.parts().1;
-        Ok(aside.ask_with(&Question { method: Method::GET, path, fields: &fields, limits: [head_limit, BODY_TIMEOUT] }).await?)
+        Ok(aside
+            .ask_with(&Question { method: Method::GET, path, fields: &fields, body: Bytes::new(), limits: [head_limit, BODY_TIMEOUT] })
+            .await?)
     }
 
     /// Takes over an answer. Whether the document is another.

@@ -1,10 +1,10 @@
 //! A session with a ZooKeeper server: one connection, over which requests are sent without waiting for the answers of earlier ones.
 //!
-//! A session ends with its connection, and another one is made in its place: it holds nothing that would be worth keeping, neither
-//! ephemeral znodes nor locks, and what was announced while there was no connection has to be read again anyway. So an expired session is
-//! nothing special.
+//! A session ends with its connection, and another one is made in its place: it holds nothing that would be worth keeping: who has
+//! ephemeral znodes makes them anew, and what was announced while there was no connection has to be read again anyway. So an expired session
+//! is nothing special.
 //!
-//! Our own, because a reader needs seven requests, and the crate that would do (zookeeper-client 0.11) takes messages of any length, runs
+//! Our own, because we need nine requests, and the crate that would do (zookeeper-client 0.11) takes messages of any length, runs
 //! tasks that nobody owns on a second reactor, and cannot be told which name the server's certificate is for. It writes what tests read.
 //!
 //! * **Nothing is sent or read but in [`Session::next`]**, which may be dropped at any time. There is no task of its own.
@@ -28,7 +28,7 @@ use crate::discovery::kv::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 /// once if it were asked again.
 pub(super) const HANDSHAKE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// The same after it was too short several times in a row: without a leader, or over a slow line, a session may take long.
-pub(super) const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(8);
+pub(crate) const HANDSHAKE_TIMEOUT_MAX: Duration = Duration::from_secs(8);
 /// For the end of a session to be told.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 /// The largest list of children, in bytes: of 100,000 and more, depending on their names.
@@ -42,7 +42,7 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// What comes from a server.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// To the oldest request that has none yet. With the last change that the server has seen.
     Answer { zxid: i64, outcome: Result<Bytes, Refusal> },
     /// A watch tells of a change.
@@ -53,7 +53,7 @@ pub(super) enum Message {
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(crate) enum Refusal {
     /// ZooKeeper's code.
     Code(i32),
     /// It has this many bytes.
@@ -64,6 +64,7 @@ impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Code(wire::NO_AUTH) => f.write_str("its ACL does not allow us to"),
+            Self::Code(wire::NODE_EXISTS) => f.write_str("there is such a znode already"),
             Self::Code(wire::NO_NODE) => f.write_str("there is no such znode"),
             Self::Code(wire::UNIMPLEMENTED) => f.write_str("the server does not know how to: it is older than ZooKeeper 3.6"),
             Self::Code(code) => write!(f, "error {code}"),
@@ -73,7 +74,7 @@ impl std::fmt::Display for Refusal {
 }
 
 /// A session. After an error it is of no use any more.
-pub(super) struct Session {
+pub(crate) struct Session {
     reader: ReadHalf<Box<dyn Io>>,
     writer: WriteHalf<Box<dyn Io>>,
     /// What is to be sent.
@@ -93,7 +94,7 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects to `server` and makes a session, for which there is `limit`.
-    pub(super) async fn open(server: &str, config: &ZookeeperConfig, limit: Duration) -> Result<Self, SessionError> {
+    pub(crate) async fn open(server: &str, config: &ZookeeperConfig, limit: Duration) -> Result<Self, SessionError> {
         let (reader, writer) = tokio::io::split(dial(server, config.tls.as_ref()).await?);
         let now = Instant::now();
         let mut session = Self {
@@ -132,12 +133,14 @@ impl Session {
     }
 
     /// Sends a request, once [`next`](Self::next) is awaited. Answers come in the order of requests.
-    pub(super) fn send(&mut self, request: &Request<'_>) {
+    pub(crate) fn send(&mut self, request: &Request<'_>) {
         let limit = match request {
             Request::Auth { .. } | Request::Ping => None,
             Request::Data(_) => Some(DATA_BYTES_MAX),
             Request::Children(_) => Some(CHILDREN_BYTES_MAX),
-            Request::Close | Request::Sync(_) | Request::Watch(_) => Some(KEY_BYTES_MAX.max(MESSAGE_BYTES_MAX)),
+            Request::Close | Request::Sync(_) | Request::Watch(_) | Request::Create { .. } | Request::Delete(_) => {
+                Some(KEY_BYTES_MAX.max(MESSAGE_BYTES_MAX))
+            }
         };
         // Positive: the others have a meaning.
         self.xid = self.xid.wrapping_add(1).max(1);
@@ -149,7 +152,7 @@ impl Session {
     ///
     /// # Errors
     /// The connection ended, the server is silent or breaks the protocol, or it refuses who we say we are.
-    pub(super) async fn next(&mut self) -> Result<Message, SessionError> {
+    pub(crate) async fn next(&mut self) -> Result<Message, SessionError> {
         loop {
             if let Some(message) = self.take()? {
                 return Ok(message);
@@ -174,7 +177,7 @@ impl Session {
     }
 
     /// Tells the server that the session ends, so that it need not wait for that, and waits a moment for it to have been sent.
-    pub(super) async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         self.send(&Request::Close);
         let told = async { while self.next().await.is_ok() {} };
         // Whether or not: the server finds out.
@@ -265,7 +268,7 @@ fn ended(error: io::Error) -> SessionError {
 
 /// What ends a session.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SessionError {
+pub(crate) enum SessionError {
     #[error(transparent)]
     Connect(#[from] HttpError),
     #[error("{0}")]

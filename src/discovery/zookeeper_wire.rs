@@ -12,7 +12,7 @@ pub(super) const STAT_BYTES: usize = 68;
 
 /// What we ask of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Request<'a> {
+pub(crate) enum Request<'a> {
     /// Says who we are.
     Auth { user: &'a str, password: &'a str },
     /// Keeps the session alive.
@@ -27,6 +27,10 @@ pub(super) enum Request<'a> {
     Data(&'a str),
     /// The names of a znode's children.
     Children(&'a str),
+    /// Makes a znode that everyone may do everything with: one that goes with the session, or stays.
+    Create { path: &'a str, data: &'a [u8], is_ephemeral: bool },
+    /// Deletes a znode, whatever is in it.
+    Delete(&'a str),
 }
 
 /// Numbers of requests that are no requests of their own.
@@ -34,8 +38,10 @@ pub(super) const XID_EVENT: i32 = -1;
 pub(super) const XID_PING: i32 = -2;
 pub(super) const XID_AUTH: i32 = -4;
 
+/// There is such a znode already.
+pub(crate) const NODE_EXISTS: i32 = -110;
 /// There is no such znode.
-pub(super) const NO_NODE: i32 = -101;
+pub(crate) const NO_NODE: i32 = -101;
 /// We may not do that.
 pub(super) const NO_AUTH: i32 = -102;
 /// The server knows no such request.
@@ -69,6 +75,23 @@ impl Request<'_> {
                 // Without a watch of its own.
                 body.push(0);
                 (xid, if matches!(self, Self::Data(_)) { 4 } else { 12 })
+            }
+            Self::Create { path, data, is_ephemeral } => {
+                const ALL: i32 = 31;
+                put_bytes(&mut body, path.as_bytes());
+                put_bytes(&mut body, data);
+                put_i32(&mut body, 1);
+                put_i32(&mut body, ALL);
+                put_bytes(&mut body, b"world");
+                put_bytes(&mut body, b"anyone");
+                put_i32(&mut body, i32::from(*is_ephemeral));
+                (xid, 1)
+            }
+            Self::Delete(path) => {
+                put_bytes(&mut body, path.as_bytes());
+                // Of any version.
+                put_i32(&mut body, -1);
+                (xid, 2)
             }
         };
         let header = [xid.to_be_bytes(), i32::to_be_bytes(kind)].concat();
@@ -118,7 +141,7 @@ pub(super) struct Header {
 
 /// What a server knows of a znode beside its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Stat {
+pub(crate) struct Stat {
     /// The change that last wrote the data.
     pub(super) mzxid: i64,
     /// Whether the znode goes without being deleted: with the session of who made it, or after a time.
@@ -130,7 +153,7 @@ pub(super) struct Stat {
 
 /// What happened to a znode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EventKind {
+pub(crate) enum EventKind {
     Created,
     Deleted,
     DataChanged,
@@ -141,7 +164,7 @@ pub(super) enum EventKind {
 /// The bytes are no message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the server breaks the protocol: {0}")]
-pub(super) struct Broken(pub(super) &'static str);
+pub(crate) struct Broken(pub(super) &'static str);
 
 /// A server's answer to [`connect`], without its length: how long the session lasts without a sign of life, in milliseconds.
 pub(super) fn connected(body: &[u8]) -> Result<u64, Broken> {
@@ -179,7 +202,7 @@ pub(super) fn event(body: &[u8]) -> Result<(EventKind, String), Broken> {
 }
 
 /// What is behind the header of the answer to [`Request::Data`].
-pub(super) fn data(body: &[u8]) -> Result<(&[u8], Stat), Broken> {
+pub(crate) fn data(body: &[u8]) -> Result<(&[u8], Stat), Broken> {
     let mut reader = Reader(body);
     Ok((reader.bytes()?, reader.stat()?))
 }
@@ -268,6 +291,10 @@ mod tests {
         assert_eq!(Request::Watch("/").encode(1), [0, 0, 0, 17, 0, 0, 0, 1, 0, 0, 0, 106, 0, 0, 0, 1, b'/', 0, 0, 0, 1]);
         let auth = Request::Auth { user: "a", password: "b" }.encode(7);
         assert!(auth.ends_with(b"digest\0\0\0\x03a:b") && auth.get(4..8) == Some(&[0xff, 0xff, 0xff, 0xfc]));
+        let create = Request::Create { path: "/a", data: b"x", is_ephemeral: true }.encode(7);
+        let acl = [[0, 0, 0, 1, 0, 0, 0, 31, 0, 0, 0, 5].as_slice(), b"world", &[0, 0, 0, 6], b"anyone", &[0, 0, 0, 1]].concat();
+        assert_eq!(create, [[0, 0, 0, 53, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2, b'/', b'a', 0, 0, 0, 1, b'x'].as_slice(), &acl].concat());
+        assert_eq!(Request::Delete("/").encode(7), [0, 0, 0, 17, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0, 1, b'/', 255, 255, 255, 255]);
         let connect = connect(6000);
         assert_eq!((connect.len(), connect.get(16..20)), (4 + 45, Some(6000_i32.to_be_bytes().as_slice())));
     }

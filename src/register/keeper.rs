@@ -64,7 +64,7 @@ impl Keeper<'_> {
         // Stopped before the store answered: what was written over an earlier session is left to end by itself.
         let Some(session) = stop.run_until_cancelled(Session::open(self.store, server, self.ttl)).await else { return Ok(()) };
         let mut session = session?;
-        let former = self.former.replace(session.id());
+        let former = std::mem::replace(&mut self.former, session.id());
         self.apply(&mut session, wanted, true).await?;
         if let Some(former) = former {
             session.end_former(former).await?;
@@ -84,12 +84,9 @@ impl Keeper<'_> {
                     _ = signs.tick() => break,
                 }
             }
-            session.keep_alive().await?;
-            if sign % SIGNS == 0 {
-                let restored = session.restore(&self.written).await?;
-                if restored > 0 {
-                    tracing::warn!("{restored} entries had been deleted by someone else, and were written again");
-                }
+            let restored = session.keep_alive(&self.written, sign % SIGNS == 0).await?;
+            if restored > 0 {
+                tracing::warn!("{restored} entries had been deleted by someone else, and were written again");
             }
         }
         Ok(())
@@ -111,17 +108,17 @@ impl Keeper<'_> {
                 self.written.insert(key.clone(), entry.clone());
             }
         }
-        let gone: Vec<String> = self.written.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
-        for key in gone {
-            session.delete(&key).await?;
+        while let Some((key, entry)) = self.written.iter().find(|(key, _)| !wanted.contains_key(*key)) {
+            session.delete(key, entry).await?;
             tracing::info!("deregistered: {key}");
+            let key = key.clone();
             self.written.remove(&key);
         }
         Ok(())
     }
 
     async fn end(&mut self, session: Session) -> Result<(), ProviderError> {
-        session.close().await?;
+        session.close(&self.written).await?;
         tracing::info!("{} entries were deleted", self.written.len());
         self.written.clear();
         Ok(())

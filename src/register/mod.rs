@@ -18,12 +18,16 @@
 //! | [`registration`] | containers → what to register of them |
 //! | [`layout`] | a registration → a key and its value, as docker-register and registrator write them |
 //! | `keeper` | makes a store hold the entries, and nothing else of ours |
-//! | [`store`] | what a store is to it |
+//! | [`store`] | what a store is to it: `consul`, `etcd2`, `zookeeper`, and etcd by `etcd_session` of [`discovery`](crate::discovery) |
 
+mod consul;
+mod etcd2;
+mod http;
 mod keeper;
 pub mod layout;
 pub mod registration;
 pub mod store;
+mod zookeeper;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use nuncio::config::Snapshot;
-use nuncio::config::providers::{EtcdConfig, LayoutKind};
-use nuncio::discovery::{EtcdProvider, FeedState};
+use nuncio::config::providers::{EtcdConfig, LayoutKind, ZookeeperConfig};
+use nuncio::config::{ProviderConfig, Snapshot};
+use nuncio::discovery::{ConsulProvider, Etcd2Provider, EtcdProvider, FeedState, ZookeeperProvider};
 use nuncio::names::Name;
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::Nuncio;
+use crate::support::consul_agent::Agent;
 use crate::support::dockerd::{Dockerd, IMAGE};
 use crate::support::etcd::Etcd;
-use crate::support::{Observed, endpoints};
+use crate::support::etcd2::{self, Etcd2Writer};
+use crate::support::zookeeper::ZooKeeper;
+use crate::support::{DEADLINE, Observed, endpoints};
 
 /// Runs until it is killed, and at once if it is told to end.
 const SLEEP: [&str; 3] = ["/bin/sh", "-c", "trap exit TERM; while :; do /bin/busybox sleep 0.1; done"];
@@ -123,4 +127,88 @@ async fn what_happens_to_store_and_engine_is_made_good() {
     registrar.end(Signal::KILL).await;
     observed.until("what is left ends by itself", |snapshot| snapshot.upstreams.is_empty()).await;
     observed.stop().await;
+}
+
+async fn until_true(what: &str, condition: impl AsyncFn() -> bool) {
+    let holds = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, holds).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// The other stores, one beside the other: an entry is there, goes with its container, comes back after the store lost it, and ends with
+/// its registrar, by deletion or by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_store_forgets_who_is_gone() {
+    let engine = Dockerd::start().await;
+    let (mut etcd, mut zookeeper, agent) = (etcd2::start().await, ZooKeeper::start().await, Agent::start().await);
+    let name = Name::literal("store");
+    let settings =
+        EtcdConfig { endpoints: vec![etcd.url()], prefix: "/services".into(), layout: LayoutKind::Services, ..EtcdConfig::default() };
+    let of_etcd = Observed::new(Box::new(Etcd2Provider::new(name.clone(), settings)));
+    let settings = ZookeeperConfig {
+        endpoints: vec![zookeeper.address().to_string()],
+        prefix: "/services".into(),
+        layout: LayoutKind::Services,
+        ..ZookeeperConfig::default()
+    };
+    let of_zookeeper = Observed::new(Box::new(ZookeeperProvider::new(name.clone(), settings)));
+    let settings = ProviderConfig::parse_url(&format!("consul://{}?services=web,other&kv=false", agent.address)).unwrap();
+    let ProviderConfig::Consul(settings) = settings else { panic!("{settings:?}") };
+    let of_consul = Observed::new(Box::new(ConsulProvider::new(name, settings)));
+
+    let docker = format!("docker://{}", engine.socket().display());
+    let register = |store: String| Nuncio::start(&["register", "--docker", &docker, "--to", &store, "--ttl=2s", "--host-ip=10.0.0.1"]);
+    let stores =
+        [format!("etcd2://{}", etcd.address()), format!("zookeeper://{}", zookeeper.address()), format!("consul://{}", agent.address)];
+    let mut registrars = stores.map(register);
+    run(&engine, "one", &["--label=SERVICE_NAME=web", "--label=SERVICE_TAGS=blue", "--publish=8001:80"]);
+    run(&engine, "two", &["--label=SERVICE_NAME=other", "--publish=8002:80"]);
+    let is_one = are("web", &["10.0.0.1:8001"]);
+    for observed in [&of_etcd, &of_zookeeper, &of_consul] {
+        observed.until("the container", |snapshot| is_one(snapshot) && endpoints(snapshot, "other").len() == 1).await;
+    }
+    let services = agent.get("/v1/health/service/web").await;
+    assert!(services.contains(r#""blue""#) && services.contains(r#""passing""#), "{services}");
+    engine.docker(&["stop", "two"]);
+    for observed in [&of_etcd, &of_zookeeper, &of_consul] {
+        observed.until("who was stopped is gone", |snapshot| is_one(snapshot) && endpoints(snapshot, "other").is_empty()).await;
+    }
+
+    Etcd2Writer::new(etcd.address()).delete("/services/web/one").await;
+    of_etcd.until("it was deleted", |snapshot| endpoints(snapshot, "web").is_empty()).await;
+    zookeeper.writer().await.delete("/services/web/one").await;
+    of_zookeeper.until("it was deleted", |snapshot| endpoints(snapshot, "web").is_empty()).await;
+    let ids: Value = serde_json::from_str(&services).unwrap();
+    agent.deregister(ids[0]["Service"]["ID"].as_str().unwrap()).await;
+    of_consul.until("it was deregistered", |snapshot| endpoints(snapshot, "web").is_empty()).await;
+    for observed in [&of_etcd, &of_zookeeper, &of_consul] {
+        observed.until("it is written again", &is_one).await;
+    }
+
+    etcd.kill();
+    etcd.wipe();
+    etcd.run().await;
+    zookeeper.kill();
+    zookeeper.wipe();
+    zookeeper.run().await;
+    // Readers keep what they knew, so the stores are asked themselves.
+    let reader = Etcd2Writer::new(etcd.address());
+    until_true("etcd was empty, and is written to anew", async || reader.get("/v2/keys/services/web/one").await.status() == 200).await;
+    let reader = zookeeper.writer().await;
+    let client = reader.client();
+    let is_there = async || client.check_stat("/services/web/one").await.is_ok_and(|stat| stat.is_some());
+    until_true("ZooKeeper was empty, and is written to anew", is_there).await;
+
+    // The first two end by themselves; Consul's would after a minute, and is deregistered.
+    let [first, second, third] = &mut registrars;
+    first.end(Signal::KILL).await;
+    second.end(Signal::KILL).await;
+    assert_eq!(third.end(Signal::TERM).await, Some(0));
+    for observed in [of_etcd, of_zookeeper, of_consul] {
+        observed.until("nobody is left", |snapshot| endpoints(snapshot, "web").is_empty()).await;
+        observed.stop().await;
+    }
 }

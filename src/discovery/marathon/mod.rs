@@ -25,6 +25,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
@@ -251,7 +252,9 @@ impl Reader {
     async fn ask(&mut self, path: &'static str, accept: &'static str) -> Result<Answer, HttpError> {
         let fields = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
         // All apps with their tasks may take a while to be put together.
-        self.aside.ask_with(&Question { method: Method::GET, path, fields: &fields, limits: [BODY_TIMEOUT, BODY_TIMEOUT] }).await
+        self.aside
+            .ask_with(&Question { method: Method::GET, path, fields: &fields, body: Bytes::new(), limits: [BODY_TIMEOUT, BODY_TIMEOUT] })
+            .await
     }
 }
 
