@@ -71,6 +71,8 @@ async fn the_page_about_containers_is_right() {
     });
     assert_eq!(slow, "slow\n", "what is in flight is finished");
     assert_eq!(engine.docker(&["inspect", "--format={{.State.ExitCode}}", "nuncio"]), "0");
+    // It does not end when it is told to, as the first process of a container.
+    engine.docker(&["rm", "--force", "app"]);
 }
 
 /// Health of instances that have it elsewhere, and of one that is not ready. Names are looked up by the C library too.

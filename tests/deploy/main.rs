@@ -7,6 +7,7 @@ mod container;
 mod register;
 #[path = "../support/mod.rs"]
 mod support;
+mod tutorial;
 
 use std::fs::File;
 use std::path::Path;

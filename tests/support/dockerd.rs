@@ -19,7 +19,7 @@ pub const IMAGE: &str = "busybox-test";
 
 /// The engine's own start: what it writes to /run stays in its namespace.
 const START: &str = r#"directory=$1; shift; ip link set lo up && mount -t tmpfs tmpfs /run && mkdir /run/exec && exec dockerd \
-    --data-root "$directory/data" --exec-root /run/exec --pidfile /run/dockerd.pid --host "unix://$directory/docker.sock" \
+    --host unix:///run/docker.sock --data-root "$directory/data" --exec-root /run/exec --pidfile /run/dockerd.pid --host "unix://$directory/docker.sock" \
     --storage-driver vfs --shutdown-timeout 1 "$@""#;
 
 /// An engine of one host.
@@ -41,7 +41,7 @@ impl Dockerd {
         let arguments = arguments(directory.path());
         let mut engine = Self { directory, arguments, process: None };
         engine.run().await;
-        engine.import();
+        engine.import_programs(IMAGE, &[], &[]);
         engine
     }
 
@@ -79,15 +79,26 @@ impl Dockerd {
         }
     }
 
-    /// Ends its process as `kill -9` does, and all its containers: all that runs in its network. Its data stays.
+    /// Ends its process as `kill -9` does, and all its containers. Its data stays.
     pub fn kill(&mut self) {
         let Some(mut process) = self.process.take() else { return };
         let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
         let ours = network(&process.id().to_string()).expect("a process has a network");
+        let pids =
+            || std::fs::read_dir("/proc").expect("there is a /proc").flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        // Containers are in networks of their own, and children of what is in the engine's.
+        let parent = |pid: &String| {
+            Some(std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit(')').next()?.split(' ').nth(2)?.to_owned())
+        };
+        let mut doomed: Vec<String> = pids().filter(|pid| network(pid).as_ref() == Some(&ours)).collect();
+        let mut parents = doomed.clone();
+        while !parents.is_empty() {
+            parents = pids().filter(|pid| !doomed.contains(pid) && parent(pid).is_some_and(|parent| parents.contains(&parent))).collect();
+            doomed.extend(parents.iter().cloned());
+        }
         process.kill().expect("our own child can be killed");
         process.wait().expect("our own child can be waited for");
-        let pids = std::fs::read_dir("/proc").expect("there is a /proc").flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        for pid in pids.filter(|pid| network(pid).as_ref() == Some(&ours)) {
+        for pid in doomed {
             if let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) {
                 // It may have ended by itself.
                 let _ = kill_process(pid, Signal::KILL);
@@ -203,18 +214,33 @@ impl Dockerd {
         command
     }
 
-    fn import(&self) {
-        let root = self.directory.path().join("root");
-        std::fs::create_dir_all(root.join("bin")).expect("our own directory can be written");
+    /// Makes an image with busybox, `/bin/sh`, and programs of this system with the libraries that they need. `changes` are lines of a
+    /// Dockerfile.
+    pub fn import_programs(&self, image: &str, programs: &[&str], changes: &[&str]) {
+        let root = self.directory.path().join(image);
+        let copy = |from: &Path, to: &Path| {
+            let to = root.join(to.strip_prefix("/").unwrap_or(to));
+            std::fs::create_dir_all(to.parent().expect("a file is in a directory")).expect("our own directory can be written");
+            std::fs::copy(from, &to).unwrap_or_else(|error| panic!("{} to {}: {error}", from.display(), to.display()));
+        };
         let busybox = ["/usr/bin/busybox", "/bin/busybox"].map(Path::new).into_iter().find(|path| path.exists());
         let busybox = busybox.expect("a static busybox; `make test` installs it (on Debian: apt-get install busybox-static)");
-        for name in ["busybox", "sh"] {
-            std::fs::copy(busybox, root.join("bin").join(name)).expect("our own directory can be written");
+        for name in ["/bin/busybox", "/bin/sh"] {
+            copy(busybox, Path::new(name));
+        }
+        for program in programs {
+            let path = ["/usr/sbin", "/usr/bin"].map(|directory| Path::new(directory).join(program)).into_iter().find(|path| path.exists());
+            let path = path.unwrap_or_else(|| panic!("{program} is not there; `make test` installs it"));
+            copy(&path, &Path::new("/bin").join(program));
+            libraries(&path).iter().for_each(|library| copy(library, library));
         }
         let archive = self.directory.path().join("root.tar");
         let tar = Command::new("tar").arg("-cf").arg(&archive).arg("-C").arg(&root).arg(".").status().expect("tar can be run");
         assert!(tar.success(), "tar: {tar}");
-        self.docker(&["import", &archive.display().to_string(), IMAGE]);
+        let changes = changes.iter().map(|change| format!("--change={change}"));
+        let arguments: Vec<String> =
+            ["import".into()].into_iter().chain(changes).chain([archive.display().to_string(), image.into()]).collect();
+        self.docker(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
     fn log(&self) -> String {
@@ -226,6 +252,14 @@ impl Dockerd {
     fn log_path(&self) -> PathBuf {
         self.directory.path().join("log")
     }
+}
+
+/// What a program is linked to, the dynamic linker included.
+fn libraries(program: &Path) -> Vec<PathBuf> {
+    let output = Command::new("ldd").arg(program).output().expect("ldd can be run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from);
+    text.lines().filter_map(path).collect()
 }
 
 impl Drop for Dockerd {
