@@ -251,7 +251,7 @@ fn config(endpoint: SocketAddr) -> String {
 async fn every_command_explains_itself() {
     let (code, help, _) = finish(&["--help"]).await;
     assert!(code == 0 && help.contains("nuncio demo"), "{help}");
-    for command in ["run", "check", "demo", "routes", "upstreams", "listeners", "providers", "problems", "health"] {
+    for command in ["run", "check", "demo", "routes", "upstreams", "listeners", "providers", "problems", "health", "register"] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} in {help}");
         let (code, help, _) = finish(&[command, "--help"]).await;
         assert!(code == 0 && help.contains("Examples:") && help.contains(&format!("  nuncio {command}")), "{help}");
@@ -269,6 +269,9 @@ async fn a_command_line_without_sense_is_told_apart_from_a_failure() {
         (&["run", "x.toml", "--access-log-format", "json"], "needs --access-log"),
         (&["run", "x.toml", "--log-level", "loud"], "loud"),
         (&["run", "x.toml", "--workers", "0"], "from 1 to"),
+        (&["register"], "--host-ip"),
+        (&["register", "--internal", "--container", "web"], "--port"),
+        (&["register", "--internal", "--ttl", "1s"], "from 2s"),
     ] {
         let (code, _, stderr) = finish(arguments).await;
         assert!(code == 2 && stderr.contains(expected) && !stderr.contains("geheim"), "{arguments:?}: {code} {stderr}");

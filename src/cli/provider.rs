@@ -13,9 +13,14 @@ use nuncio::server::ServerBuilder;
 /// A provider by its URL. Not clap's `value_parser`, which would quote the URL with its password.
 pub(super) fn parse(url: &str) -> ProviderConfig {
     use clap::CommandFactory;
-    super::consul_env::provider(url).unwrap_or_else(|| ProviderConfig::parse_url(url)).unwrap_or_else(|error| {
+    read(url).unwrap_or_else(|error| {
         super::Cli::command().error(ErrorKind::ValueValidation, format!("--provider: {error}")).exit();
     })
+}
+
+/// A provider by its URL, or by the environment if that is Consul's.
+pub(super) fn read(url: &str) -> Result<ProviderConfig, String> {
+    super::consul_env::provider(url).unwrap_or_else(|| ProviderConfig::parse_url(url))
 }
 
 /// The URL of a store, so that its services are read or written unless it says what is.

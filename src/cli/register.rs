@@ -133,7 +133,7 @@ fn layout(args: &Args, store: &StoreConfig) -> Result<Layout, Failure> {
 const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
 
 fn store(url: &str) -> Result<StoreConfig, Failure> {
-    let config = ProviderConfig::parse_url(&provider::of_services(url)).and_then(StoreConfig::of);
+    let config = provider::read(&provider::of_services(url)).and_then(StoreConfig::of);
     Ok(config.map_err(|error| format!("--to: {error}"))?)
 }
 

@@ -266,12 +266,20 @@ pub(crate) enum Failure {
 
 /// gRPC's code for both a message above our limit and a revision that was compacted.
 const OUT_OF_RANGE: i32 = 11;
+/// gRPC's codes for what is wrong with a request.
+const INVALID_ARGUMENT: i32 = 3;
+const PERMISSION_DENIED: i32 = 7;
 /// gRPC's code for what is not there.
 const NOT_FOUND: i32 = 5;
 
 impl Failure {
     pub(super) fn is_out_of_range(&self) -> bool {
         matches!(self, Self::Client(Error::GRpcStatus(status)) if status.code() as i32 == OUT_OF_RANGE)
+    }
+
+    /// Whether the member would take another key: this one is not allowed, or none that can be.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Client(Error::GRpcStatus(status)) if matches!(status.code() as i32, INVALID_ARGUMENT | PERMISSION_DENIED))
     }
 
     /// Whether a smaller page may do better.

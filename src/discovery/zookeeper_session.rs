@@ -65,6 +65,8 @@ impl std::fmt::Display for Refusal {
         match self {
             Self::Code(wire::NO_AUTH) => f.write_str("its ACL does not allow us to"),
             Self::Code(wire::NODE_EXISTS) => f.write_str("there is such a znode already"),
+            Self::Code(wire::NO_CHILDREN) => f.write_str("a znode above it is ephemeral, and can have none below"),
+            Self::Code(wire::NOT_EMPTY) => f.write_str("it has znodes below it"),
             Self::Code(wire::NO_NODE) => f.write_str("there is no such znode"),
             Self::Code(wire::UNIMPLEMENTED) => f.write_str("the server does not know how to: it is older than ZooKeeper 3.6"),
             Self::Code(code) => write!(f, "error {code}"),

@@ -38,6 +38,10 @@ pub(super) const XID_EVENT: i32 = -1;
 pub(super) const XID_PING: i32 = -2;
 pub(super) const XID_AUTH: i32 = -4;
 
+/// The znode above is ephemeral.
+pub(super) const NO_CHILDREN: i32 = -108;
+/// There are znodes below.
+pub(super) const NOT_EMPTY: i32 = -111;
 /// There is such a znode already.
 pub(crate) const NODE_EXISTS: i32 = -110;
 /// There is no such znode.
@@ -293,7 +297,7 @@ mod tests {
         assert!(auth.ends_with(b"digest\0\0\0\x03a:b") && auth.get(4..8) == Some(&[0xff, 0xff, 0xff, 0xfc]));
         let create = Request::Create { path: "/a", data: b"x", is_ephemeral: true }.encode(7);
         let acl = [[0, 0, 0, 1, 0, 0, 0, 31, 0, 0, 0, 5].as_slice(), b"world", &[0, 0, 0, 6], b"anyone", &[0, 0, 0, 1]].concat();
-        assert_eq!(create, [[0, 0, 0, 53, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2, b'/', b'a', 0, 0, 0, 1, b'x'].as_slice(), &acl].concat());
+        assert_eq!(create, [[0, 0, 0, 50, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2, b'/', b'a', 0, 0, 0, 1, b'x'].as_slice(), &acl].concat());
         assert_eq!(Request::Delete("/").encode(7), [0, 0, 0, 17, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0, 1, b'/', 255, 255, 255, 255]);
         let connect = connect(6000);
         assert_eq!((connect.len(), connect.get(16..20)), (4 + 45, Some(6000_i32.to_be_bytes().as_slice())));

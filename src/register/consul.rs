@@ -10,8 +10,9 @@ use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
-use super::http::Server;
+use super::http::{Server, put};
 use super::layout::Entry;
+use super::store::Put;
 use crate::config::providers::ConsulConfig;
 use crate::discovery::ProviderError;
 use crate::discovery::http_client::{Aside, Credentials};
@@ -45,9 +46,10 @@ impl Agent {
     }
 
     /// Registers an instance, or what is new of it.
-    pub(super) async fn put(&mut self, entry: &Entry) -> Result<(), ProviderError> {
+    pub(super) async fn put(&mut self, entry: &Entry) -> Result<Put, ProviderError> {
         let body = definition(entry, self.ttl).to_string();
-        self.server.send(Method::PUT, "/v1/agent/service/register", JSON, body, &[]).await.map(drop)
+        let refusals = [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN];
+        self.server.send(Method::PUT, "/v1/agent/service/register", JSON, body, &refusals).await.map(put)
     }
 
     /// Passes an instance's check. Whether the agent knows it: one that was started anew may have forgotten it.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::http::Server;
+use super::http::{Server, put};
+use super::store::Put;
 use crate::config::providers::EtcdConfig;
 use crate::discovery::ProviderError;
 use crate::discovery::http_client::{Aside, Credentials};
@@ -42,9 +43,11 @@ impl Keys {
     }
 
     /// Writes a key, whoever wrote it before.
-    pub(super) async fn put(&mut self, key: &str, value: &str) -> Result<(), ProviderError> {
+    pub(super) async fn put(&mut self, key: &str, value: &str) -> Result<Put, ProviderError> {
         let form = format!("value={}&ttl={}", escape(value), self.ttl_seconds);
-        self.server.send(Method::PUT, &path(key), FORM, form, &[]).await.map(drop)
+        // A key that is a folder, or below one that is none; and one that is not allowed.
+        let refusals = [StatusCode::BAD_REQUEST, StatusCode::FORBIDDEN, StatusCode::UNAUTHORIZED];
+        self.server.send(Method::PUT, &path(key), FORM, form, &refusals).await.map(put)
     }
 
     /// Lets a key last for another time to live, if it is still ours.

@@ -5,11 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use super::store::Put;
 use crate::discovery::ProviderError;
 use crate::discovery::http_client::{Answer, Aside, Question};
 
 /// For an answer: once for its head, once for the rest.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What an answer says to an entry: a status that is no success is a refusal.
+pub(super) fn put(answer: Answer) -> Put {
+    if answer.status.is_success() { Put::Done } else { Put::Refused(format!("{}: {}", answer.status, answer.quote())) }
+}
 
 /// One server of a store.
 pub(super) struct Server {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Wanted;
 use super::layout::Entry;
-use super::store::{Session, StoreConfig};
+use super::store::{Put, Session, StoreConfig};
 use crate::backoff::{Backoff, random};
 use crate::discovery::ProviderError;
 
@@ -21,7 +21,7 @@ const SIGNS: u32 = 3;
 
 /// Writes, keeps alive and deletes until it is told to `stop`; then deletes all.
 pub(super) async fn keep(store: &StoreConfig, ttl: Duration, mut wanted: watch::Receiver<Wanted>, stop: &CancellationToken) {
-    let mut keeper = Keeper { store, ttl, written: BTreeMap::new(), former: None, is_failing: false };
+    let mut keeper = Keeper { store, ttl, written: BTreeMap::new(), refused: BTreeMap::new(), former: None, is_failing: false };
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     // Nothing is known before the engine was heard.
     let is_known = stop.run_until_cancelled(wanted.wait_for(Option::is_some)).await.is_some();
@@ -47,6 +47,8 @@ struct Keeper<'a> {
     ttl: Duration,
     /// What the store was last known to hold of ours.
     written: BTreeMap<String, Entry>,
+    /// Entries that the store does not take: of each key the value that was told of last.
+    refused: BTreeMap<String, String>,
     /// What that ends with, if a session broke off.
     former: Option<i64>,
     is_failing: bool,
@@ -99,8 +101,14 @@ impl Keeper<'_> {
         for (key, entry) in &wanted {
             let held = self.written.get(key);
             let is_changed = held.is_none_or(|held| held.value != entry.value);
-            if is_new || is_changed {
-                session.put(key, entry).await?;
+            if (is_new || is_changed)
+                && let Put::Refused(reason) = session.put(key, entry).await?
+            {
+                let is_told = self.refused.insert(key.clone(), entry.value.clone()).is_some_and(|value| value == entry.value);
+                if !is_told {
+                    tracing::warn!("not registered: {key} = {}: the store refuses it: {reason}", entry.value);
+                }
+                continue;
             }
             if is_changed {
                 let what = if held.is_some() { "changed" } else { "registered" };
@@ -108,6 +116,7 @@ impl Keeper<'_> {
                 self.written.insert(key.clone(), entry.clone());
             }
         }
+        self.refused.retain(|key, _| wanted.contains_key(key));
         while let Some((key, entry)) = self.written.iter().find(|(key, _)| !wanted.contains_key(*key)) {
             session.delete(key, entry).await?;
             tracing::info!("deregistered: {key}");

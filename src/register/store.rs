@@ -69,10 +69,18 @@ impl StoreConfig {
     }
 }
 
+/// What a store says to an entry.
+pub(super) enum Put {
+    /// It is written.
+    Done,
+    /// This one is not taken, for this reason. Others may be.
+    Refused(String),
+}
+
 /// A connection to a server of a store, and what entries end with. After an error it is of no use any more.
 pub(super) enum Session {
     Consul(Agent),
-    Etcd(String, Lease),
+    Etcd(String, Box<Lease>),
     Etcd2(Keys),
     Zookeeper(Znodes),
 }
@@ -84,7 +92,7 @@ impl Session {
             StoreConfig::Consul(config) => Ok(Self::Consul(Agent::new(server, config, ttl))),
             StoreConfig::Etcd(config) => {
                 let lease = Lease::grant(server, config, ttl).await.map_err(etcd(server, "grant a lease"))?;
-                Ok(Self::Etcd(server.to_owned(), lease))
+                Ok(Self::Etcd(server.to_owned(), Box::new(lease)))
             }
             StoreConfig::Etcd2(config) => Ok(Self::Etcd2(Keys::new(server, config, ttl))),
             StoreConfig::Zookeeper(config) => Znodes::open(server, config, ttl).await.map(Self::Zookeeper),
@@ -92,10 +100,13 @@ impl Session {
     }
 
     /// Writes an entry, whoever wrote its key before.
-    pub(super) async fn put(&mut self, key: &str, entry: &Entry) -> Result<(), ProviderError> {
+    pub(super) async fn put(&mut self, key: &str, entry: &Entry) -> Result<Put, ProviderError> {
         match self {
             Self::Consul(agent) => agent.put(entry).await,
-            Self::Etcd(server, lease) => lease.put(key, &entry.value).await.map_err(etcd(server, key)),
+            Self::Etcd(server, lease) => match lease.put(key, &entry.value).await {
+                Err(failure) if failure.is_refusal() => Ok(Put::Refused(failure.to_string())),
+                outcome => outcome.map(|()| Put::Done).map_err(etcd(server, key)),
+            },
             Self::Etcd2(keys) => keys.put(key, &entry.value).await,
             Self::Zookeeper(znodes) => znodes.put(key, &entry.value).await,
         }
@@ -127,8 +138,7 @@ impl Session {
                 Self::Etcd2(keys) => keys.renew(key, &entry.value).await? == Held::Gone,
                 Self::Zookeeper(znodes) => is_thorough && znodes.holds(key).await?.is_none(),
             };
-            if is_gone {
-                self.put(key, entry).await?;
+            if is_gone && let Put::Done = self.put(key, entry).await? {
                 restored += 1;
             }
         }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::layout::Entry;
+use super::store::Put;
 use crate::config::providers::ZookeeperConfig;
 use crate::discovery::ProviderError;
 use crate::discovery::zookeeper_session::{HANDSHAKE_TIMEOUT_MAX, Message, Refusal, Session, SessionError};
@@ -28,23 +31,26 @@ impl Znodes {
     }
 
     /// Makes a znode, in the place of one that is there, and the folders above it.
-    pub(super) async fn put(&mut self, path: &str, value: &str) -> Result<(), ProviderError> {
+    pub(super) async fn put(&mut self, path: &str, value: &str) -> Result<Put, ProviderError> {
         let create = Request::Create { path, data: value.as_bytes(), is_ephemeral: true };
-        match self.ask(&create).await? {
-            Err(Refusal::Code(NODE_EXISTS)) => {
-                self.demand(&Request::Delete(path), path, &[NO_NODE]).await?;
-            }
+        let made = match self.ask(&create).await? {
+            Err(Refusal::Code(NODE_EXISTS)) => self.ask(&Request::Delete(path)).await?,
             Err(Refusal::Code(NO_NODE)) => self.make_folders(path).await?,
-            Err(refusal) => return Err(self.refused(path, refusal)),
-            Ok(_) => return Ok(()),
+            outcome => return Ok(put(outcome)),
+        };
+        match made {
+            Ok(_) | Err(Refusal::Code(NO_NODE | NODE_EXISTS)) => self.ask(&create).await.map(put),
+            Err(refusal) => Ok(Put::Refused(refusal.to_string())),
         }
-        self.demand(&create, path, &[]).await
     }
 
     /// Deletes a znode, if it still says what we wrote.
     pub(super) async fn delete(&mut self, path: &str, entry: &Entry) -> Result<(), ProviderError> {
         if self.holds(path).await?.is_some_and(|value| value == entry.value.as_bytes()) {
-            self.demand(&Request::Delete(path), path, &[NO_NODE]).await?;
+            match self.ask(&Request::Delete(path)).await? {
+                Ok(_) | Err(Refusal::Code(NO_NODE)) => (),
+                Err(refusal) => return Err(self.refused(path, refusal)),
+            }
         }
         Ok(())
     }
@@ -71,25 +77,18 @@ impl Znodes {
         self.session.close().await;
     }
 
-    async fn make_folders(&mut self, path: &str) -> Result<(), ProviderError> {
+    /// Makes the folders above a znode. The outcome of the last one.
+    async fn make_folders(&mut self, path: &str) -> Result<Result<Bytes, Refusal>, ProviderError> {
+        let mut outcome = Ok(Bytes::new());
         for (end, _) in path.match_indices('/').skip(1) {
             if let Some(folder) = path.get(..end) {
-                self.demand(&Request::Create { path: folder, data: b"", is_ephemeral: false }, folder, &[NODE_EXISTS]).await?;
+                outcome = self.ask(&Request::Create { path: folder, data: b"", is_ephemeral: false }).await?;
             }
         }
-        Ok(())
+        Ok(outcome)
     }
 
-    /// Asks for what must be done, or have been done, as one of these codes says.
-    async fn demand(&mut self, request: &Request<'_>, path: &str, done: &[i32]) -> Result<(), ProviderError> {
-        match self.ask(request).await? {
-            Err(Refusal::Code(code)) if done.contains(&code) => Ok(()),
-            Err(refusal) => Err(self.refused(path, refusal)),
-            Ok(_) => Ok(()),
-        }
-    }
-
-    async fn ask(&mut self, request: &Request<'_>) -> Result<Result<bytes::Bytes, Refusal>, ProviderError> {
+    async fn ask(&mut self, request: &Request<'_>) -> Result<Result<Bytes, Refusal>, ProviderError> {
         self.session.send(request);
         let answered = async {
             loop {
@@ -107,6 +106,10 @@ impl Znodes {
     fn refused(&self, path: &str, refusal: Refusal) -> ProviderError {
         failed(&self.server, path, refusal.to_string().into())
     }
+}
+
+fn put(outcome: Result<Bytes, Refusal>) -> Put {
+    outcome.map_or_else(|refusal| Put::Refused(refusal.to_string()), |_| Put::Done)
 }
 
 fn failed(server: &str, doing: &str, cause: Box<dyn std::error::Error + Send + Sync>) -> ProviderError {

@@ -177,6 +177,17 @@ async fn every_store_forgets_who_is_gone() {
         observed.until("who was stopped is gone", |snapshot| is_one(snapshot) && endpoints(snapshot, "other").is_empty()).await;
     }
 
+    // Below an entry there can be none, but for Consul, which has no keys. Others are registered all the same.
+    run(&engine, "bad", &["--label=SERVICE_NAME=web/one", "--publish=8003:80"]);
+    for registrar in registrars.iter().take(2) {
+        registrar.until_says("/services/web/one/bad = ").await;
+        assert!(registrar.said().contains("the store refuses it"), "{}", registrar.said());
+    }
+    run(&engine, "three", &["--label=SERVICE_NAME=other", "--publish=8004:80"]);
+    for observed in [&of_etcd, &of_zookeeper, &of_consul] {
+        observed.until("others", are("other", &["10.0.0.1:8004"])).await;
+    }
+
     Etcd2Writer::new(etcd.address()).delete("/services/web/one").await;
     of_etcd.until("it was deleted", |snapshot| endpoints(snapshot, "web").is_empty()).await;
     zookeeper.writer().await.delete("/services/web/one").await;
