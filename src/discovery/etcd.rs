@@ -12,8 +12,8 @@
 //!   ended with those of many others that could not reach the cluster either.
 //! * **Each connection starts with a list.** The watch is not resumed where the last one broke off: a cluster that was restored from a
 //!   backup keeps its id, and may have overtaken our revision by then, with another history.
-//! * **A silent server is noticed.** When nothing was heard for 2 s, a small read is sent over the same connection, and
-//!   must be answered within 2 s: a frozen process or a half-open connection counts as failed after 4 s. gRPC's own
+//! * **A silent server is noticed.** When nothing was heard for [`HEARTBEAT_INTERVAL`], a small read is sent over the same connection, and
+//!   must be answered within [`HEARTBEAT_TIMEOUT`]: a frozen process or a half-open connection counts as failed after 4 s. gRPC's own
 //!   keep-alive cannot do that: etcd closes connections that ping more often than every 5 s. Nor can progress requests on the watch:
 //!   current etcd leaves them unanswered while nothing was written after the revision that the watch started from.
 //! * **One member at a time.** Each attempt connects to the next of [`EtcdConfig::endpoints`], and lists and watches there. Requests carry
@@ -24,6 +24,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Instant;
 
+pub use super::etcd_session::{CALL_TIMEOUT, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT};
 use super::etcd_session::{Cursor, Event, EventType, Failure, Heard, KeyValue, Session};
 use super::keyring::Keyring;
 use super::kv::{Pair, Tree};

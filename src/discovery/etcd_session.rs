@@ -18,13 +18,13 @@ use crate::config::providers::{ClientTls, EtcdConfig};
 /// For a connection to be made, TLS included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// For one small answer: to a login, to the question for the revision, to the creation of a watch. Connecting is part of the first one.
-pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 /// For one page of a list.
 pub(super) const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this long without a word the server is asked whether it is there.
-pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 /// For the answer to that.
-pub(super) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest message taken, in bytes. A page of a list that is larger is asked for again in smaller pages.
 pub(super) const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Keys asked for at once.
