@@ -152,10 +152,22 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_arguments_are_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_commands_of_the_documentation_are_understood() {
+        for page in [include_str!("../../docs/ambassador.md"), include_str!("../../docs/register.md"), include_str!("../../README.md")] {
+            let commands: Vec<&str> = page.lines().filter(|line| line.starts_with("nuncio ")).collect();
+            assert!(!commands.is_empty());
+            for command in commands {
+                let words = command.split(" #").next().unwrap_or_default().trim_end_matches('&').split_whitespace();
+                assert!(super::Cli::try_parse_from(words).is_ok(), "{command}");
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The containers of a Docker engine, described by their labels: [`follower`](super::follower) knows the containers, `labels` what they say.
+//! The containers of a Docker engine, described by their labels: `follower` knows the containers, `labels` what they say.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;

@@ -21,7 +21,7 @@ use crate::names::Name;
 const VALUE_BYTES_MAX: usize = 16 * 1024;
 
 /// Names that a container may not give to what else it says: they say where the instance is, or mean another form of value.
-const RESERVED: [&str; 6] = ["address", "host", "port", "name", "tags", "labels"];
+const RESERVED: [&str; 9] = ["address", "host", "ip", "labels", "name", "port", "serviceendpoint", "tags", "url"];
 
 /// Whose keys and values they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +116,8 @@ fn check(Entry { value, registration, id }: &Entry) -> Result<(), String> {
 mod tests {
     use std::time::Instant;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::config::providers::{Layout as Read, LayoutKind};
     use crate::discovery::kv::{Pair, Tree};
@@ -165,6 +167,26 @@ mod tests {
             assert!(problems.is_empty() && snapshot.problems.is_empty(), "{problems:?}");
             assert_eq!(snapshot.upstreams["web"].endpoints.len(), 2, "{layout:?}");
             assert_eq!(snapshot.upstreams["a%2Fb"].endpoints.len(), 1, "{layout:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_containers_say_is_refused_or_understood(
+            service in ".{0,20}|[a-z/_.]{1,8}", container in ".{0,20}|[a-z_]{1,8}", key in ".{0,9}|url|ip|weight|host|address|serviceendpoint|status|name|labels|haproxy_server_options", said in ".{0,20}|[0-9]{1,30}",
+        ) {
+            let attributes = BTreeMap::from([(key.clone(), said)]);
+            let one = Registration { attributes, tags: vec![key.clone()], ..registration(&service, &container, 80) };
+            let registrations = [one, registration("web", "one", 80)];
+            let (entries, refused) = Layout::DockerRegister.entries("/services", &registrations);
+            prop_assert_eq!(entries.len() + refused.len(), 2);
+            let mut tree = Tree::with_layout("/services", Name::literal("etcd"), Read { kind: LayoutKind::Services, route: None });
+            tree.replace(entries.iter().map(|(key, entry)| Pair { key: key.as_bytes(), value: entry.value.as_bytes(), revision: 1 }));
+            let snapshot = tree.snapshot(None, Instant::now());
+            prop_assert!(snapshot.problems.is_empty(), "{:?}", snapshot.problems);
+            // Only a weight that is none spoils an instance, and its own alone.
+            let problems = snapshot.upstreams.values().flat_map(|it| it.endpoints.values()).filter(|it| it.problem().is_some()).count();
+            prop_assert!(problems == 0 || matches!(key.as_str(), "weight" | "haproxy_server_options"), "{entries:?}");
         }
     }
 
