@@ -54,6 +54,11 @@ impl Question {
 }
 
 impl Instance {
+    /// Whether nobody is named, and nobody is seen.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.admin.is_none() && whereabouts::admins().is_empty()
+    }
+
     /// Asks at this path. Says what was answered, and whether as a success.
     pub(super) fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<(StatusCode, T), Failure> {
         self.send(Method::GET, path)
@@ -80,7 +85,7 @@ impl Instance {
 
     /// `127.0.0.1:8182` of `http://127.0.0.1:8182/`.
     fn authority(&self) -> Result<String, Failure> {
-        let Some(admin) = &self.admin else { return choose(&whereabouts::find()) };
+        let Some(admin) = &self.admin else { return choose(&whereabouts::admins()) };
         let text = admin.strip_prefix("http://").unwrap_or(admin);
         let authority: Result<http::uri::Authority, _> = text.trim_end_matches('/').parse();
         match authority {

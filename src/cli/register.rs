@@ -7,11 +7,12 @@ use std::time::Duration;
 use nuncio::config::ProviderConfig;
 use nuncio::config::providers::{AddressChoice, DockerConfig};
 use nuncio::config::server::LogLevel;
-use nuncio::register::{Layout, Registrar, Selection, StoreConfig, TTL_DEFAULT, TTL_RANGE};
+use nuncio::register::{Layout, Missing, Registrar, Selection, StoreConfig, TTL_DEFAULT, TTL_RANGE};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::Signals;
-use super::{Failure, logging, provider};
+use super::{Failure, logging, provider, whereabouts};
 
 /// Register containers in a store, for `nuncio ambassador` and others to find
 #[derive(clap::Args)]
@@ -82,9 +83,15 @@ async fn until_signal(registrar: Registrar) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let stop = CancellationToken::new();
     tracing::info!("nuncio {}: registering containers of {}", env!("CARGO_PKG_VERSION"), registrar.engine.endpoint);
-    let mut run = pin!(registrar.run(stop.clone()));
+    let (sender, missing) = watch::channel(Missing::everything());
+    let mut run = pin!(registrar.run(stop.clone(), sender));
+    let telling = async {
+        tell_health(missing).await;
+        std::future::pending::<()>().await;
+    };
     let signal = tokio::select! {
         () = &mut run => return Ok(()),
+        () = telling => return Ok(()),
         signal = signals.end() => signal,
     };
     tracing::info!("{signal}: deleting what was registered; a second signal ends at once");
@@ -92,6 +99,24 @@ async fn until_signal(registrar: Registrar) -> Result<(), Failure> {
     tokio::select! {
         () = run => Ok(()),
         signal = signals.end() => Err(Failure::Message(format!("{signal} again: what was registered ends with its time to live"))),
+    }
+}
+
+/// Tells `nuncio health` what is missing, for as long as it is polled. Returns early only if it cannot.
+async fn tell_health(mut missing: watch::Receiver<Missing>) {
+    let said = async {
+        let mut whereabouts = whereabouts::say(whereabouts::REGISTRAR, "")?;
+        loop {
+            let Missing { engine, store } = missing.borrow_and_update().clone();
+            let lines: Vec<String> = [engine, store].into_iter().flatten().collect();
+            whereabouts::say_again(&mut whereabouts, &lines.join("\n"))?;
+            if missing.changed().await.is_err() {
+                return Ok::<_, std::io::Error>(());
+            }
+        }
+    };
+    if let Err(error) = said.await {
+        tracing::warn!("`nuncio health` cannot be told how this goes: {error}");
     }
 }
 

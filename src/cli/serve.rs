@@ -59,7 +59,7 @@ fn announce_admin(server: &Server) -> Option<File> {
     if !admin.ip().is_loopback() {
         tracing::warn!("the admin API has no authentication, and {admin} may be reached from other machines");
     }
-    let said = whereabouts::say(admin);
+    let said = whereabouts::say(whereabouts::ADMIN, &admin.to_string());
     said.inspect_err(|error| tracing::warn!("`nuncio health` and others have to be told where the admin API is: {error}")).ok()
 }
 

@@ -7,9 +7,9 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Wanted;
 use super::layout::Entry;
 use super::store::{Put, Session, StoreConfig};
+use super::{Missing, Wanted};
 use crate::backoff::{Backoff, random};
 use crate::discovery::ProviderError;
 
@@ -20,8 +20,14 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 const SIGNS: u32 = 3;
 
 /// Writes, keeps alive and deletes until it is told to `stop`; then deletes all.
-pub(super) async fn keep(store: &StoreConfig, ttl: Duration, mut wanted: watch::Receiver<Wanted>, stop: &CancellationToken) {
-    let mut keeper = Keeper { store, ttl, written: BTreeMap::new(), refused: BTreeMap::new(), former: None, is_failing: false };
+pub(super) async fn keep(
+    store: &StoreConfig,
+    ttl: Duration,
+    mut wanted: watch::Receiver<Wanted>,
+    missing: &watch::Sender<Missing>,
+    stop: &CancellationToken,
+) {
+    let mut keeper = Keeper { store, ttl, written: BTreeMap::new(), refused: BTreeMap::new(), former: None, is_failing: false, missing };
     let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
     // Nothing is known before the engine was heard.
     let is_known = stop.run_until_cancelled(wanted.wait_for(Option::is_some)).await.is_some();
@@ -29,10 +35,13 @@ pub(super) async fn keep(store: &StoreConfig, ttl: Duration, mut wanted: watch::
     while let (true, Some(server)) = (is_known && !stop.is_cancelled(), servers.next()) {
         match keeper.hold(server, &mut wanted, stop, &mut backoff).await {
             Ok(()) => break,
-            Err(error) if keeper.is_failing => tracing::debug!("{error}"),
             Err(error) => {
-                tracing::warn!("{error}; entries end within {ttl:?} unless the store answers before, and are written anew then");
-                keeper.is_failing = true;
+                if std::mem::replace(&mut keeper.is_failing, true) {
+                    tracing::debug!("{error}");
+                } else {
+                    tracing::warn!("{error}; entries end within {ttl:?} unless the store answers before, and are written anew then");
+                }
+                missing.send_modify(|missing| missing.store = Some(error.to_string()));
             }
         }
         stop.run_until_cancelled(tokio::time::sleep(backoff.next_delay(random()))).await;
@@ -52,6 +61,7 @@ struct Keeper<'a> {
     /// What that ends with, if a session broke off.
     former: Option<i64>,
     is_failing: bool,
+    missing: &'a watch::Sender<Missing>,
 }
 
 impl Keeper<'_> {
@@ -72,6 +82,7 @@ impl Keeper<'_> {
             session.end_former(former).await?;
         }
         backoff.reset();
+        self.missing.send_if_modified(|missing| missing.store.take().is_some());
         if std::mem::take(&mut self.is_failing) {
             tracing::info!("{server} answers again: {} entries were written anew", self.written.len());
         }

@@ -67,19 +67,36 @@ pub struct Registrar {
     pub ttl: Duration,
 }
 
+/// What keeps containers from being registered as they are now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Why the engine is not followed.
+    pub engine: Option<String>,
+    /// Why the store does not hold what it should.
+    pub store: Option<String>,
+}
+
+impl Missing {
+    /// Before anything is known.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { engine: Some("the engine has not answered yet".into()), store: Some("the store has not answered yet".into()) }
+    }
+}
+
 /// Keys and values that a store shall hold. None: it is not known yet.
 type Wanted = Option<BTreeMap<String, layout::Entry>>;
 
 impl Registrar {
     /// Registers containers until it is told to `stop`, and then deletes what it has written.
     ///
-    /// What goes wrong is logged, and tried again.
-    pub async fn run(self, stop: CancellationToken) {
+    /// What goes wrong is logged, told in `missing`, and tried again.
+    pub async fn run(self, stop: CancellationToken, missing: watch::Sender<Missing>) {
         let (sender, wanted) = watch::channel(None);
         let follower = Follower::new(self.engine.clone(), true);
-        let teller = Teller { registrar: self.clone(), wanted: sender, troubles: BTreeSet::new() };
+        let teller = Teller { registrar: self.clone(), wanted: sender, troubles: BTreeSet::new(), missing: missing.clone() };
         let following = stop.run_until_cancelled(follow(follower, teller));
-        tokio::join!(following, keeper::keep(&self.store, self.ttl, wanted, &stop));
+        tokio::join!(following, keeper::keep(&self.store, self.ttl, wanted, &missing, &stop));
     }
 }
 
@@ -94,9 +111,11 @@ async fn follow(mut follower: Follower, mut teller: Teller) {
             backoff.reset();
             is_told = false;
         }
-        if let (Err(error), false) = (outcome, is_told) {
-            tracing::warn!("{error}; what is registered stays, and the engine is asked again");
-            is_told = true;
+        if let Err(error) = outcome {
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::warn!("{error}; what is registered stays, and the engine is asked again");
+            }
+            teller.missing.send_modify(|missing| missing.engine = Some(error.to_string()));
         }
         tokio::time::sleep(backoff.next_delay(random())).await;
     }
@@ -108,6 +127,7 @@ struct Teller {
     wanted: watch::Sender<Wanted>,
     /// What was wrong when it was told last.
     troubles: BTreeSet<String>,
+    missing: watch::Sender<Missing>,
 }
 
 /// Notes whether the engine says anything.
@@ -131,6 +151,7 @@ impl Teller {
         troubles.extend(refused);
         troubles.difference(&self.troubles).for_each(|trouble| tracing::warn!("not registered: {trouble}"));
         self.troubles = troubles;
+        self.missing.send_if_modified(|missing| missing.engine.take().is_some());
         self.wanted.send_if_modified(|wanted| {
             let is_new = wanted.as_ref() != Some(&entries);
             *wanted = Some(entries);

@@ -84,9 +84,13 @@ async fn wherever_its_admin_api_is(engine: &Dockerd) {
     };
     run("flagged", &["forward", "7000", "app:8000", "--admin", "127.0.0.1:0"]);
     run("lost", &["run", "--listen", ":80", "--provider", "etcd://nowhere.invalid"]);
+    run("blind", &["register", "--internal"]);
     until("health is asked where --admin says", || status(engine, "flagged") == "healthy").await;
     until("who is not ready is unhealthy", || status(engine, "lost") == "unhealthy").await;
+    until("nor is a registrar without an engine", || status(engine, "blind") == "unhealthy").await;
+    let told = engine.docker_told(&["exec", "blind", "/nuncio", "health"]);
+    assert!(told.contains("not ready:\n  docker unix:///var/run/docker.sock: connect"), "{told}");
     let told = engine.docker_told(&["run", "--rm", "--network=front", "nuncio", "health", "--admin=http://app:8000"]);
     assert!(told.contains("app:8000/readyz answered 404"), "{told}");
-    engine.docker(&["rm", "--force", "flagged", "lost"]);
+    engine.docker(&["rm", "--force", "flagged", "lost", "blind"]);
 }
