@@ -12,7 +12,7 @@ PROFILE ?= release
 # One profile (dev, see Cargo.toml) and one directory for everything but `bench`: nothing is compiled for a second time.
 STEP := .ci/step
 
-.PHONY: help run image test lint fuzz bench bench-micro deps clean
+.PHONY: help run image package deb test lint fuzz bench bench-micro deps clean
 .NOTPARALLEL:
 
 help: ## List what there is
@@ -53,6 +53,18 @@ bench: ## Compare with nginx and HAProxy: benches/compare/README.md
 bench-micro: ## Benchmarks of single functions
 	@.ci/deps build
 	$(CARGO) bench --locked
+
+package: ## Manual pages and completions of shells, into target/package
+	@.ci/deps build
+	$(CARGO) build --locked --release
+	@mkdir -p target/package/man
+	target/release/nuncio man target/package/man
+	target/release/nuncio completions bash > target/package/nuncio.bash
+	target/release/nuncio completions zsh > target/package/_nuncio
+	target/release/nuncio completions fish > target/package/nuncio.fish
+
+deb: package ## A Debian package, into target/debian; takes cargo-deb (cargo install cargo-deb)
+	$(CARGO) deb --no-build
 
 deps: ## Install what all of these need and is missing (Debian packages)
 	@.ci/deps bench

@@ -792,3 +792,28 @@ async fn an_import_passes_the_check_and_says_what_it_lacks() {
     let (code, _, complaints) = finish(&["import", "haproxy", &path("absent")]).await;
     assert!(code == 1 && complaints.contains("absent"), "{complaints}");
 }
+
+// ---- what packages are made of
+
+#[tokio::test]
+async fn manual_pages_and_completions_know_every_command() {
+    let (code, usage, _) = finish(&["--help"]).await;
+    assert_eq!(code, 0);
+    let commands = usage.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> =
+        commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).filter(|name| !name.is_empty()).collect();
+    assert!(commands.contains(&"run") && commands.contains(&"man"), "{commands:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let (code, _, stderr) = finish(&["man", directory.path().to_str().unwrap()]).await;
+    assert_eq!(code, 0, "{stderr}");
+    let (_, page, _) = finish(&["man"]).await;
+    for command in commands.iter().filter(|command| **command != "help") {
+        assert!(page.contains(&format!("nuncio\\-{command}(1)")), "{command} in {page}");
+        let own = std::fs::read_to_string(directory.path().join(format!("nuncio-{command}.1"))).unwrap();
+        assert!(own.contains(".SH SYNOPSIS"), "{command}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, script, _) = finish(&["completions", shell]).await;
+        assert!(code == 0 && commands.iter().all(|command| script.contains(command)), "{shell}");
+    }
+}

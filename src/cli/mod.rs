@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand};
 
 mod check;
 mod client;
+mod completions;
 mod consul_env;
 mod demo;
 mod demo_endpoint;
@@ -33,6 +34,7 @@ mod import;
 mod limits;
 mod listeners;
 mod logging;
+mod man;
 mod open;
 mod output;
 mod problems;
@@ -89,6 +91,8 @@ enum Command {
     Seal(seal::Args),
     Open(open::Args),
     Import(import::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Why a command did not do what it was asked for.
@@ -127,6 +131,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Seal(args) => seal::run(&args),
         Command::Open(args) => open::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
