@@ -1,4 +1,4 @@
-//! The real binary in networks and with sockets that others made: routing, virtual addresses, systemd.
+//! The real binary in networks and with sockets that others made: configurations of the edge, routing, systemd.
 //!
 //! What is seen is told by the scripts of tests/network, which run in namespaces of their own and end with a line that says so.
 
@@ -29,9 +29,10 @@ fn endpoints_see_the_clients_own_address() {
     run(UNSHARE, "transparent.sh", &Path::new(env!("CARGO_MANIFEST_DIR")).join("config/transparent"));
 }
 
+/// docs/edge.md: each of its configurations as it is.
 #[test]
-fn a_listener_waits_for_an_address_that_comes_and_goes() {
-    run(UNSHARE, "virtual_address.sh", tempfile::tempdir().unwrap().path());
+fn configurations_of_the_edge_do_what_they_say() {
+    run(&[UNSHARE, &["python3"]].concat(), "edge.py", &Path::new(env!("CARGO_MANIFEST_DIR")).join("config/edge"));
 }
 
 #[test]
