@@ -55,7 +55,8 @@ fn find(c: &mut Criterion, name: &str, index: &Index, requests: &[(String, Strin
         b.iter(|| {
             let (host, path) = requests.next().expect("cycles");
             let client_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            let request = RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip, alpn: &[] };
+            let request =
+                RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip, alpn: &[], identities: &[] };
             black_box(index.find(&request, &listener)).expect("there is a route")
         });
     });
@@ -84,8 +85,16 @@ fn evaluate(c: &mut Criterion) {
     let rule = Rule::parse("Host(`a.com`) && PathPrefix(`/v1`) && !Header(`X-Debug`, `1`) || Method(`PUT`)").expect("valid");
     let headers = HeaderMap::new();
     let client_ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let request =
-        RequestView { host: "a.com", path: "/v1/users/42", query: None, method: &Method::GET, headers: &headers, client_ip, alpn: &[] };
+    let request = RequestView {
+        host: "a.com",
+        path: "/v1/users/42",
+        query: None,
+        method: &Method::GET,
+        headers: &headers,
+        client_ip,
+        alpn: &[],
+        identities: &[],
+    };
     c.bench_function("matches", |b| b.iter(|| rule.matches(black_box(&request))));
 }
 

@@ -87,7 +87,7 @@ fn unbuildable() -> Middleware {
 /// The name of the route that takes a request, and where that sends it.
 fn asked(table: &RoutingTable, host: &str, path: &str) -> Option<(String, String)> {
     let (headers, client_ip) = (HeaderMap::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let request = RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip, alpn: &[] };
+    let request = RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip, alpn: &[], identities: &[] };
     let route = table.route(&request, &Name::literal("web"))?;
     let target = match &route.target {
         Target::Upstream(upstream) => {
@@ -421,7 +421,7 @@ fn the_most_specific_tcp_route_takes_a_connection() {
     good(&mut config.tcp_routes, "other", TcpRoute { listener: name("dbb"), ..route.clone() });
     let table = first(&config);
     let takes = |table: &RoutingTable, sni: &str, client: [u8; 4]| {
-        let connection = ConnectionView { sni, alpn: &[], client_ip: client.into() };
+        let connection = ConnectionView { sni, alpn: &[], client_ip: client.into(), identities: &[] };
         table.tcp_routes["db"].find(&connection).expect("the fallback").name.to_string()
     };
     assert_eq!(takes(&table, "a.test", [10, 0, 0, 1]), "one");
@@ -490,7 +490,7 @@ fn routes_that_match_alike_are_reported() {
 
 fn self_signed(name: &str) -> Certificate {
     let made = rcgen::generate_simple_self_signed([name.to_string()]).expect("a certificate");
-    Certificate { cert: Pem::Text(made.cert.pem()), key: Pem::Text(made.signing_key.serialize_pem()), default: false }
+    Certificate { cert: Pem::Text(made.cert.pem()), key: Pem::Text(made.signing_key.serialize_pem()), ca: None, default: false }
 }
 
 #[test]

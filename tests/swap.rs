@@ -197,7 +197,7 @@ fn header(side: &str, generation: usize) -> Middleware {
 
 fn self_signed(name: &str) -> Certificate {
     let made = rcgen::generate_simple_self_signed([name.to_string()]).expect("a certificate");
-    Certificate { cert: Pem::Text(made.cert.pem()), key: Pem::Text(made.signing_key.serialize_pem()), default: false }
+    Certificate { cert: Pem::Text(made.cert.pem()), key: Pem::Text(made.signing_key.serialize_pem()), ca: None, default: false }
 }
 
 fn chain(certificate: &Certificate) -> CertificateDer<'static> {

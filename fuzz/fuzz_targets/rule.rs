@@ -69,5 +69,5 @@ fn with_request(text: &str, check: impl Fn(&RequestView<'_>)) {
             headers.append(name, value);
         }
     }
-    check(&RequestView { host: &host, path: &path, query, method: &method, headers: &headers, client_ip, alpn: &[] });
+    check(&RequestView { host: &host, path: &path, query, method: &method, headers: &headers, client_ip, alpn: &[], identities: &[] });
 }

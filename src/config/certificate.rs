@@ -12,6 +12,10 @@ pub struct Certificate {
     pub cert: Pem,
     /// The private key (PKCS #8, PKCS #1 or SEC 1): a path, or PEM text.
     pub key: Pem,
+    /// Whom its holder trusts, where a listener or an upstream is set to mutual TLS with it: the CAs of its peers, as a path or PEM text.
+    /// Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Pem>,
     /// Served when no certificate matches the name asked for, or no name is sent. Default false; of several the first by name.
     #[serde(default)]
     pub default: bool,

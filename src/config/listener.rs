@@ -6,8 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::duration;
 use super::listen_address::ListenAddress;
+use super::{Pem, duration};
 use crate::names::Name;
 
 /// An address to accept connections on.
@@ -193,12 +193,38 @@ pub enum ProxyProtocol {
 pub struct ListenerTls {
     /// The certificates to choose from by SNI; the first is the default one. Empty: every certificate of the table.
     pub certificates: Vec<Name>,
+    /// Asks clients for a certificate: mutual TLS. `{}` takes only those that the `ca` of the first certificate has signed. Default: clients
+    /// are not asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_auth: Option<ClientAuth>,
     /// The oldest version accepted: `"1.2"` (default) or `"1.3"`.
     pub min_version: TlsVersion,
     /// The application protocols that a TCP listener speaks by way of its endpoints, such as `["h2"]`. Default: none is negotiated. HTTP
     /// listeners know their own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alpn: Vec<String>,
+}
+
+/// Which certificates clients must show.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientAuth {
+    /// The CAs that sign them, as a path or PEM text. Default: the `ca` of the listener's first certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Pem>,
+    /// What becomes of a client without one: `"required"` (default), it is refused; `"optional"`, it is taken, and no `ClientCert` takes it.
+    pub mode: ClientAuthMode,
+}
+
+/// What becomes of a client without a certificate. One with a certificate that was not signed by a CA of ours is always refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuthMode {
+    /// It is refused.
+    #[default]
+    Required,
+    /// It is taken.
+    Optional,
 }
 
 /// A version of TLS.

@@ -58,6 +58,11 @@ impl TcpRoute {
         if self.idle_timeout.is_zero() {
             return Err("`idle_timeout` must be more than zero".into());
         }
+        if self.passthrough && self.rule().reads_client_cert() {
+            return Err(
+                "`passthrough` leaves TLS to the endpoint: a certificate is not seen here, and `ClientCert` would never match".into()
+            );
+        }
         if self.max_lifetime.is_some_and(|lifetime| lifetime.is_zero()) {
             return Err("`max_lifetime` must be more than zero; without the key there is none".into());
         }
@@ -97,6 +102,8 @@ mod tests {
         assert_eq!(check(&serde_json::to_string(&route).unwrap()), Ok(route));
         assert!(check(r#"{"listener":"l","upstream":"u","match":"Path(`/a`)"}"#).unwrap_err().contains("asks about a request"));
         assert!(check(r#"{"listener":"l","upstream":"u","max_lifetime":"0s"}"#).unwrap_err().contains("more than zero"));
+        let certified = r#"{"listener":"l","upstream":"u","match":"ClientCert(`spiffe://a.org/x`)","passthrough":true}"#;
+        assert!(check(certified).unwrap_err().contains("never match"));
         assert!(check(r#"{"listener":"l","upstream":"u","idle_timeout":"0s"}"#).unwrap_err().contains("more than zero"));
     }
 }

@@ -10,7 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Address, duration};
 use crate::balance::{HashKey, Policy};
+use crate::names::Name;
 use crate::proxy_protocol;
+use crate::rule::IdentityPattern;
 
 /// A named group of interchangeable endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +91,9 @@ impl Upstream {
             (UpstreamProtocol::H2, None) => return Err("`protocol = \"h2\"` needs `tls`; without TLS it is \"h2c\"".into()),
             (UpstreamProtocol::H2c, Some(_)) => return Err("`protocol = \"h2c\"` is without TLS; with `tls` it is \"h2\"".into()),
             _ => {}
+        }
+        if self.tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify && tls.server_id.is_some()) {
+            return Err("`tls.server_id` is not looked for with `tls.insecure_skip_verify`: leave one of them out".into());
         }
         check_policy(&self.balance)?;
         self.sticky.as_ref().map_or(Ok(()), Sticky::check)?;
@@ -238,9 +243,16 @@ pub struct UpstreamTls {
     /// The name sent by SNI and looked for in the endpoint's certificate. Default: the endpoint's name, or its IP address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server_name: Option<String>,
-    /// Trusted roots, as a path or PEM text. Default: the system's.
+    /// Trusted roots, as a path or PEM text. Default: the `ca` of `certificate`, or the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<super::Pem>,
+    /// The certificate that we show when an endpoint asks for one: one of the table, by its name. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Name>,
+    /// Who an endpoint must be, in the place of its name: a name in its certificate, such as `"spiffe://example.org/web"`, or
+    /// `"spiffe://example.org/*"`. Default: the endpoint's name, or its IP address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_id: Option<IdentityPattern>,
     /// Accepts any certificate. For tests; a problem is reported as long as it is set. Default false.
     pub insecure_skip_verify: bool,
 }
@@ -483,6 +495,8 @@ mod tests {
         for (json, expected) in [
             (r#"{"protocol":"h2"}"#, "needs `tls`"),
             (r#"{"protocol":"h2c","tls":{}}"#, "without TLS"),
+            (r#"{"tls":{"insecure_skip_verify":true,"server_id":"spiffe://a.org/x"}}"#, "leave one of them out"),
+            (r#"{"tls":{"server_id":"spiffe://A.org/x"}}"#, "lower case"),
             (r#"{"balance":{"hash":{"header":"a b"}}}"#, "is not the name of one"),
             (r#"{"balance":{"hash":{"cookie":""}}}"#, "is not the name of one"),
             (r#"{"sticky":{"cookie":"a;b"}}"#, "must not contain ';'"),

@@ -75,7 +75,7 @@ fn add_shadowed<T>(merged: &mut BTreeMap<Name, Arc<T>>, of_provider: &BTreeMap<N
     }
 }
 
-/// The names with an `@` that routes and listeners refer to.
+/// The names with an `@` that routes, listeners and upstreams refer to.
 fn qualified(snapshot: &Snapshot) -> BTreeSet<Name> {
     let routes = snapshot.routes.values().filter_map(|entry| entry.value.as_ref().ok());
     let of_routes = routes.flat_map(|route| {
@@ -89,7 +89,9 @@ fn qualified(snapshot: &Snapshot) -> BTreeSet<Name> {
     let udp_routes = snapshot.udp_routes.values().filter_map(|entry| entry.value.as_ref().ok()).map(|route| &route.upstream);
     let listeners = snapshot.listeners.values().filter_map(|entry| entry.value.as_ref().ok());
     let certificates = listeners.filter_map(|listener| listener.tls.as_ref()).flat_map(|ListenerTls { certificates, .. }| certificates);
-    let all = of_routes.chain(tcp_routes.map(|route| &route.upstream)).chain(udp_routes).chain(certificates);
+    let settings = snapshot.upstreams.values().filter_map(|entry| entry.settings.as_ref()?.value.as_ref().ok());
+    let shown = settings.filter_map(|settings| settings.tls.as_ref()?.certificate.as_ref());
+    let all = of_routes.chain(tcp_routes.map(|route| &route.upstream)).chain(udp_routes).chain(certificates).chain(shown);
     all.filter(|name| name.as_str().contains('@')).cloned().collect()
 }
 

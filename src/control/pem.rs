@@ -1,4 +1,4 @@
-//! The files that certificates and upstreams name: read here, so that compiling needs no I/O, and looked at again every second.
+//! The files that certificates, listeners and upstreams name: read here, so that compiling needs no I/O, and looked at again every second.
 //!
 //! A pair of certificate and key that is half written does not fit together; compiling then keeps the pair before, and the next look
 //! finds the whole.
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::snapshot::UpstreamEntry;
-use crate::config::{Certificate, Entry, Pem, Problem, Snapshot, Upstream};
+use crate::config::{Certificate, Entry, Listener, Pem, Problem, Snapshot, Upstream};
 use crate::names::Name;
 
 /// The largest file read, in bytes.
@@ -24,6 +24,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 pub(super) struct PemFiles {
     files: BTreeMap<PathBuf, File>,
     certificates: HashMap<Name, Resolved<Entry<Certificate>>>,
+    listeners: HashMap<Name, Resolved<Entry<Listener>>>,
     upstreams: HashMap<Name, Resolved<UpstreamEntry>>,
 }
 
@@ -56,9 +57,11 @@ impl PemFiles {
         let snapshot = snapshot.to_mut();
         let mut named = Vec::new();
         self.resolve_certificates(snapshot, &mut named);
+        self.resolve_listeners(snapshot, &mut named);
         self.resolve_upstreams(snapshot, &mut named);
         self.files.retain(|path, _| named.contains(path));
         self.certificates.retain(|name, _| snapshot.certificates.contains_key(name));
+        self.listeners.retain(|name, _| snapshot.listeners.contains_key(name));
         self.upstreams.retain(|name, _| snapshot.upstreams.contains_key(name));
     }
 
@@ -69,6 +72,7 @@ impl PemFiles {
         for path in &changed {
             self.files.remove(path);
             self.certificates.retain(|_, it| !certificate_paths(&it.named).any(|named| named == path));
+            self.listeners.retain(|_, it| client_ca_path(&it.named) != Some(path));
             self.upstreams.retain(|_, it| ca_path(&it.named) != Some(path));
         }
         !changed.is_empty()
@@ -96,7 +100,33 @@ impl PemFiles {
         let problem = |message| Problem::error(message).about(ObjectId::new(Kind::Certificate, name)).at(entry.origin.clone());
         let cert = self.text(certificate.cert, "cert").map_err(problem)?;
         let key = self.text(certificate.key, "key").map_err(problem)?;
-        Ok(Certificate { cert, key, default: certificate.default })
+        let ca = certificate.ca.map(|ca| self.text(ca, "ca")).transpose().map_err(problem)?;
+        Ok(Certificate { cert, key, ca, default: certificate.default })
+    }
+
+    fn resolve_listeners(&mut self, snapshot: &mut Snapshot, named: &mut Vec<PathBuf>) {
+        for (name, entry) in &mut snapshot.listeners {
+            let Some(path) = client_ca_path(entry) else { continue };
+            named.push(path.to_path_buf());
+            if let Some(known) = self.listeners.get(name).filter(|known| Arc::ptr_eq(&known.named, entry)) {
+                *entry = known.whole.clone();
+                continue;
+            }
+            let whole = Arc::new(Entry { origin: entry.origin.clone(), value: self.whole_listener(name, entry) });
+            self.listeners.insert(name.clone(), Resolved { named: entry.clone(), whole: whole.clone() });
+            *entry = whole;
+        }
+    }
+
+    fn whole_listener(&mut self, name: &Name, entry: &Entry<Listener>) -> Result<Listener, Problem> {
+        let mut listener = entry.value.clone()?;
+        if let Some(auth) = listener.tls.as_mut().and_then(|tls| tls.client_auth.as_mut())
+            && let Some(ca) = auth.ca.take()
+        {
+            let problem = |message| Problem::error(message).about(ObjectId::new(Kind::Listener, name)).at(entry.origin.clone());
+            auth.ca = Some(self.text(ca, "tls.client_auth.ca").map_err(problem)?);
+        }
+        Ok(listener)
     }
 
     fn resolve_upstreams(&mut self, snapshot: &mut Snapshot, named: &mut Vec<PathBuf>) {
@@ -137,11 +167,17 @@ impl PemFiles {
 
 fn names_files(snapshot: &Snapshot) -> bool {
     let by_certificate = snapshot.certificates.values().any(|entry| certificate_paths(entry).next().is_some());
-    by_certificate || snapshot.upstreams.values().any(|entry| ca_path(entry).is_some())
+    let by_listener = snapshot.listeners.values().any(|entry| client_ca_path(entry).is_some());
+    by_certificate || by_listener || snapshot.upstreams.values().any(|entry| ca_path(entry).is_some())
 }
 
 fn certificate_paths(entry: &Entry<Certificate>) -> impl Iterator<Item = &Path> {
-    entry.value.iter().flat_map(|certificate| [certificate.cert.path(), certificate.key.path()]).flatten()
+    let pems = entry.value.iter().flat_map(|certificate| [Some(&certificate.cert), Some(&certificate.key), certificate.ca.as_ref()]);
+    pems.flatten().filter_map(Pem::path)
+}
+
+fn client_ca_path(entry: &Entry<Listener>) -> Option<&Path> {
+    entry.value.as_ref().ok()?.tls.as_ref()?.client_auth.as_ref()?.ca.as_ref()?.path()
 }
 
 fn ca_path(entry: &UpstreamEntry) -> Option<&Path> {

@@ -206,6 +206,11 @@ impl Client {
         let _ = self.tls.set(Box::new(Encryption::of(tls)));
     }
 
+    /// The names in the certificate that it has shown.
+    pub(crate) fn identities(&self) -> &[Box<str>] {
+        self.tls.get().map_or(&[], |tls| tls.identities())
+    }
+
     /// What it has of its own with endpoints. Made when it is first asked for.
     pub(crate) fn private(&self) -> &Private {
         self.private.get_or_init(|| {

@@ -150,6 +150,7 @@ fn find_route(
             headers: &head.headers,
             client_ip: exchange.client_ip,
             alpn: &[],
+            identities: client.identities(),
         };
         match table.route(&view, &listener.name) {
             Some(route) => Ok((route.clone(), seen)),

@@ -24,6 +24,7 @@ use super::client::{Client, Limit, Stream};
 use super::deadline::Streams;
 use super::exchange::answer;
 use super::flood::{Budget, Metered, REQUEST_FORGIVES};
+use super::handshake;
 use super::listener::{ListenerHandle, local_address};
 use super::origin::Origin;
 use super::stream::{Prefixed, Watched};
@@ -49,9 +50,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
     let Ok(_place) = handle.admit(&worker, &listener, origin.peer.ip()) else { return };
     let client = Client::new(worker, handle, origin, &listener);
     let Some(tls) = &listener.tls else { return serve_plain(client, stream, limits).await };
-    let stream = match client.within_limit(Box::pin(TlsAcceptor::from(tls.clone()).accept(stream))).await {
+    let stream = match client.within_limit(Box::pin(TlsAcceptor::from(tls.clone()).accept(stream).into_fallible())).await {
         Some(Ok(stream)) => stream,
-        Some(Err(error)) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}"),
+        Some(Err((error, stream))) => return Box::pin(handshake::failed(&client.worker, &listener, peer, error, stream)).await,
         None => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
     };
     client.encrypted(stream.get_ref().1);

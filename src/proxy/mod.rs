@@ -8,6 +8,7 @@
 //! | `arrival`, `origin` | the PROXY header that a connection begins with; whose connection it is, and how endpoints are told |
 //! | [`clients`] | how many connections each client has |
 //! | `http` | one client connection that speaks HTTP: TLS, protocol, the loop over its requests |
+//! | `handshake` | what becomes of TLS handshakes that fail |
 //! | `head` | is there exactly one way to read this request? |
 //! | `exchange` | one request and its response, start to end |
 //! | `forward`, `outgoing` | a request on its way to an upstream: attempts, and the head that endpoints get |
@@ -43,6 +44,7 @@ mod flood;
 mod forward;
 pub mod forwarded;
 pub mod h1;
+mod handshake;
 mod head;
 mod http;
 pub mod listener;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::proxy_protocol::tlv::{self, Tlvs};
 use crate::proxy_protocol::{Header, Source, Version};
+use crate::routing::identity::names_of;
 
 /// Where a connection comes from.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ struct Told {
 pub(crate) struct Encryption {
     version: &'static str,
     server_name: Option<Box<str>>,
+    /// The names in its certificate.
+    identities: Box<[Box<str>]>,
 }
 
 /// What is told to an endpoint beside addresses.
@@ -45,7 +48,13 @@ impl Encryption {
             Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",
         };
-        Self { version, server_name: tls.server_name().map(Into::into) }
+        let identities = tls.peer_certificates().and_then(<[_]>::first).map(names_of).unwrap_or_default().into();
+        Self { version, server_name: tls.server_name().map(Into::into), identities }
+    }
+
+    /// The names in the certificate that the client has shown. It was verified in the handshake.
+    pub(crate) fn identities(&self) -> &[Box<str>] {
+        &self.identities
     }
 }
 
@@ -107,7 +116,7 @@ impl Origin {
         if tlvs.get(tlv::UNIQUE_ID).is_none() {
             tlvs.push(tlv::UNIQUE_ID, telling.unique_id.as_bytes());
         }
-        if let Some(Encryption { version, server_name }) = telling.tls {
+        if let Some(Encryption { version, server_name, .. }) = telling.tls {
             if tlvs.get(tlv::SSL).is_none() {
                 tlvs.push_ssl(version);
             }
@@ -158,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_came_is_passed_on_and_what_we_know_is_added() {
-        let tls = Encryption { version: "TLSv1.3", server_name: Some("a.test".into()) };
+        let tls = Encryption { version: "TLSv1.3", server_name: Some("a.test".into()), identities: [].into() };
         let ours = greeting(&direct(), Some(&tls), true).tlvs;
         assert_eq!(ours.iter().map(|(kind, _)| kind).collect::<Vec<_>>(), [tlv::UNIQUE_ID, tlv::SSL, tlv::AUTHORITY]);
         let came: [(u8, &[u8]); 8] = [

@@ -15,6 +15,7 @@ use super::alarm::TICK;
 use super::arrival;
 use super::client_hello::{self, ClientHello, HELLO_BYTES_MAX, Reading};
 use super::connect::{Introduction, Payload, connect};
+use super::handshake;
 use super::listener::{ListenerHandle, local_address};
 use super::origin::{Encryption, Origin, Telling, unique_id};
 use super::relay::{Relay, Side};
@@ -51,38 +52,55 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
         },
         false => ClientHello::default(),
     };
-    let find = || {
+    let find = |identities: &[Box<str>]| {
         worker.with_table(|table| {
             let listener = handle.settings(table);
             let sni = hello.sni().and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| normalize_host(name).ok());
-            let connection = ConnectionView { sni: sni.as_deref().unwrap_or_default(), alpn: &hello.alpn(), client_ip: peer.ip() };
-            let route = table.tcp_routes.get(&listener.name).and_then(|routes| routes.find(&connection)).cloned();
-            (listener, route)
+            let (sni, alpn) = (sni.as_deref().unwrap_or_default(), &hello.alpn());
+            let routes = table.tcp_routes.get(&listener.name);
+            let route = routes.and_then(|routes| routes.find(&ConnectionView { sni, alpn, client_ip: peer.ip(), identities })).cloned();
+            (listener, route, routes.is_some_and(|routes| routes.reads_client_cert()))
         })
     };
-    let (listener, Some(route)) = find() else {
-        return tracing::debug!(listener = %listener.name, %peer, "closed: no TCP route takes it");
-    };
+    let (listener, route, reads_client_cert) = find(&[]);
+    let ends_tls = listener.tls.as_ref().filter(|_| !route.as_ref().is_some_and(|route| route.passthrough));
+    // Who the client is is known once its TLS is ended, and the route only then.
+    let is_early = ends_tls.is_none() || !reads_client_cert;
     // Nobody else asks for it.
-    if !origin.is_told() && route.tells_origin() {
+    if !origin.is_told() && (!is_early || route.as_ref().is_some_and(|route| route.tells_origin())) {
         origin.local = local_address(&stream);
     }
-    let mut connection = Connection::begin(&worker, route, origin);
+    let begun = match route {
+        Some(route) if is_early => Ok(Connection::begin(&worker, route, origin)),
+        None if is_early => return no_route(&listener, peer),
+        _ => Err(origin),
+    };
     let ahead = ahead.freeze();
-    let Some(tls) = listener.tls.as_ref().filter(|_| !connection.route.passthrough) else {
-        let Some(far) = connection.connect(None, || find().1).await else { return };
+    let Some(tls) = ends_tls else {
+        let Ok(mut connection) = begun else { return };
+        let Some(far) = connection.connect(None, || find(&[]).1).await else { return };
         drop(hello);
         return connection.forward(stream, far, ahead).await;
     };
-    match tokio::time::timeout(limit, TlsAcceptor::from(tls.clone()).accept(Prefixed::new(ahead, stream))).await {
-        Ok(Ok(stream)) => {
-            let encryption = Encryption::of(stream.get_ref().1);
-            let Some(far) = connection.connect(Some(&encryption), || find().1).await else { return };
-            connection.forward(stream, far, Bytes::new()).await;
-        }
-        Ok(Err(error)) => tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}"),
-        Err(_) => tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
-    }
+    let accept = TlsAcceptor::from(tls.clone()).accept(Prefixed::new(ahead, stream)).into_fallible();
+    let stream = match tokio::time::timeout(limit, accept).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err((error, stream))) => return handshake::failed(&worker, &listener, peer, error, stream).await,
+        Err(_) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
+    };
+    let encryption = Encryption::of(stream.get_ref().1);
+    let find = || find(encryption.identities()).1.filter(|route| !route.passthrough);
+    let mut connection = match (begun, find()) {
+        (Ok(connection), _) => connection,
+        (Err(origin), Some(route)) => Connection::begin(&worker, route, origin),
+        (Err(_), None) => return no_route(&listener, peer),
+    };
+    let Some(far) = connection.connect(Some(&encryption), find).await else { return };
+    connection.forward(stream, far, Bytes::new()).await;
+}
+
+fn no_route(listener: &Listener, peer: SocketAddr) {
+    tracing::debug!(listener = %listener.name, %peer, "closed: no TCP route takes it");
 }
 
 /// Whose connection it is. None: it was closed, and it was said why.
@@ -167,6 +185,14 @@ impl<'a> Connection<'a> {
         }
     }
 
+    /// The endpoint did not take us for who we say we are.
+    fn refused(&self, lease: &Lease, error: &std::io::Error) {
+        let Target::Upstream(upstream) = &self.route.target else { return };
+        upstream.metrics.error("certificate_refused");
+        let text = format!("endpoint {}: it refused our certificate: {error}", lease.address());
+        self.worker.warn(Warning { route: None, upstream: Some(upstream.name.clone()), status: None, cause: "certificate_refused", text });
+    }
+
     fn give_up(&self, (upstream, reason): (Option<Arc<Upstream>>, String)) {
         let text = format!("closed a connection of {}: {reason}", self.origin.peer);
         let warning = match upstream {
@@ -198,6 +224,7 @@ impl<'a> Connection<'a> {
                 tracing::debug!(%route, %peer, sent, received, "ended");
                 self.status = StatusCode::OK;
             }
+            Err(error) if handshake::is_refusal(&error) => self.refused(&lease, &error),
             Err(error) => tracing::debug!(%route, %peer, sent, received, "ended: {error}"),
         }
     }

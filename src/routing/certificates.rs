@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,6 +18,8 @@ pub struct Certificate {
     key: Arc<CertifiedKey>,
     /// The DNS names of the certificate, lower case; a wildcard is `*.` and the rest.
     pub names: Vec<String>,
+    /// The CAs that its holder trusts.
+    pub roots: Option<Arc<RootCertStore>>,
 }
 
 impl fmt::Debug for Certificate {
@@ -39,7 +42,13 @@ impl Certificate {
             rustls::Error::InconsistentKeys(_) => "`key` does not belong to `cert`".to_string(),
             error => format!("`key` cannot be used: {error}"),
         })?;
-        Ok(Self { key: Arc::new(key), names })
+        let roots = certificate.ca.as_ref().map(|ca| read_roots(ca, "ca")).transpose()?;
+        Ok(Self { key: Arc::new(key), names, roots })
+    }
+
+    /// The chain with its key.
+    pub(super) fn key(&self) -> &Arc<CertifiedKey> {
+        &self.key
     }
 }
 
@@ -61,6 +70,18 @@ pub fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
         return Err("`cert` holds no certificate".into());
     }
     Ok(chain)
+}
+
+/// The CAs of a PEM text. Not empty.
+///
+/// # Errors
+/// A sentence about `field`, when there is none or one is broken.
+pub(super) fn read_roots(pem: &Pem, field: &str) -> Result<Arc<RootCertStore>, String> {
+    let mut roots = RootCertStore::empty();
+    for root in read_chain(text(pem, field)?).map_err(|error| error.replace("`cert`", &format!("`{field}`")))? {
+        roots.add(root).map_err(|error| format!("`{field}`: {error}"))?;
+    }
+    Ok(Arc::new(roots))
 }
 
 fn names(chain: &[CertificateDer<'static>]) -> Result<Vec<String>, String> {
@@ -117,7 +138,7 @@ pub(crate) mod tests {
     pub(crate) fn self_signed(names: &[&str]) -> config::Certificate {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
-        config::Certificate { cert: Pem::Text(made.cert.pem()), key: Pem::Text(made.signing_key.serialize_pem()), default: false }
+        config::Certificate { cert: Pem::Text(made.cert.pem()), key: Pem::Text(made.signing_key.serialize_pem()), ca: None, default: false }
     }
 
     fn read(certificate: &config::Certificate) -> Result<Certificate, String> {
@@ -145,6 +166,8 @@ pub(crate) mod tests {
         assert_eq!(read(&mixed).unwrap_err(), "`key` does not belong to `cert`");
         let empty = config::Certificate { cert: Pem::Text("nothing".into()), ..one.clone() };
         assert_eq!(read(&empty).unwrap_err(), "`cert` holds no certificate");
+        let no_ca = config::Certificate { ca: Some(Pem::Text("nothing".into())), ..one.clone() };
+        assert_eq!(read(&no_ca).unwrap_err(), "`ca` holds no certificate");
         let no_key = config::Certificate { key: one.cert.clone(), ..one };
         assert!(read(&no_key).unwrap_err().starts_with("`key` holds no private key"));
     }

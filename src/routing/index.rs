@@ -236,7 +236,8 @@ mod tests {
     fn check(routes: &[(&'static str, &str)], host: &str, path: &str, expected: Option<&str>) {
         let samples: Vec<_> = routes.iter().map(|(name, rule)| Sample::new(name, rule)).collect();
         let (headers, client_ip) = (HeaderMap::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let request = RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip, alpn: &[] };
+        let request =
+            RequestView { host, path, query: None, method: &Method::GET, headers: &headers, client_ip, alpn: &[], identities: &[] };
         let found = build(&samples).0.find(&request, &Name::literal("web"));
         let name = found.and_then(|slot| samples.get(slot as usize)).map(|sample| sample.name.as_str());
         assert_eq!(name, expected, "{host}{path}");
@@ -279,8 +280,16 @@ mod tests {
         let (headers, client_ip) = (HeaderMap::new(), IpAddr::V4(Ipv4Addr::LOCALHOST));
         for number in 0..1001 {
             for path in ["/a", "/b/x", "/c"] {
-                let request =
-                    RequestView { host: &name(number), path, query: None, method: &Method::GET, headers: &headers, client_ip, alpn: &[] };
+                let request = RequestView {
+                    host: &name(number),
+                    path,
+                    query: None,
+                    method: &Method::GET,
+                    headers: &headers,
+                    client_ip,
+                    alpn: &[],
+                    identities: &[],
+                };
                 let expected = if number < 1000 && path != "/c" { 0 } else { 1 };
                 assert_eq!(index.find(&request, &Name::literal("web")), Some(expected), "{}{path}", name(number));
             }

@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier;
+
 use super::certificates::{BySni, Certificate};
 use super::compile::Context;
 use super::conflict::Conflict;
+use super::identity::client_verifier;
 use super::in_order::InOrder;
 use super::index::{self, Index};
 use super::listener::Listener;
 use super::route::{Route, Target, TcpRoute};
-use super::table::{InlineStep, Object, Objects, OwnSteps, RoutingTable, Settled};
+use super::table::{ClientRoots, InlineStep, Object, Objects, OwnSteps, RoutingTable, Settled};
 use super::tcp_routes::TcpRoutes;
 use super::udp_route::UdpRoute;
 use super::upstream::Upstream;
@@ -78,6 +82,9 @@ impl Linking<'_> {
             self.problems.push(Problem { help, ..problem });
         }
         self.check_listener_names(&config.listeners, ListenerProtocol::Http, Kind::Route, name, &object.entry);
+        if config.rule.reads_client_cert() {
+            self.check_client_auth(&config.listeners, ListenerProtocol::Http, Kind::Route, name, &object.entry);
+        }
         let steps = steps.unwrap_or_default();
         if let Some(same) = before.filter(|before| is_same_route(before, config, &steps, &target)) {
             return Some(same.clone());
@@ -93,7 +100,7 @@ impl Linking<'_> {
         let (now, then) = (self.settled, &self.previous.settled);
         let is_linked_alike = Arc::ptr_eq(&now.routes, &then.routes) && Arc::ptr_eq(&now.middlewares, &then.middlewares);
         let is_same_target = matches!(&before.target, Target::Upstream(upstream) if !self.changed.contains(&upstream.name));
-        is_linked_alike && is_same_target && config.listeners.is_empty()
+        is_linked_alike && is_same_target && config.listeners.is_empty() && !config.rule.reads_client_cert()
     }
 
     fn steps(&self, own: &OwnSteps) -> Result<Vec<Arc<dyn Step>>, String> {
@@ -135,6 +142,18 @@ impl Linking<'_> {
         }
     }
 
+    /// Whether any listener of a route with `ClientCert` asks for one. `names` is empty for all of them.
+    fn check_client_auth<T>(&mut self, names: &[Name], protocol: ListenerProtocol, kind: Kind, of: &Name, entry: &Entry<T>) {
+        let of_route = self.settled.listeners.iter().filter(|(name, _)| names.is_empty() || names.contains(name));
+        let mut of_route = of_route.filter_map(|(_, listener)| listener.entry.value.as_ref().ok()).filter(|it| it.protocol == protocol);
+        if of_route.any(|listener| listener.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some())) {
+            return;
+        }
+        let problem = Problem::warning("its rule asks for `ClientCert`, and no listener of it asks clients for a certificate");
+        let problem = problem.about(ObjectId::new(kind, of)).at(entry.origin.clone()).effect("no client ever has one").dangling();
+        self.problems.push(problem.help("give the listener `tls.client_auth`"));
+    }
+
     /// The index, shared with the table before when no rule, priority or listener list changed.
     fn index(&mut self) -> (Arc<Index>, Arc<[Conflict]>) {
         let previous = self.previous;
@@ -171,6 +190,9 @@ impl Linking<'_> {
         before: Option<&Arc<TcpRoute>>,
     ) -> Arc<TcpRoute> {
         self.check_listener_names(std::slice::from_ref(&config.listener), ListenerProtocol::Tcp, Kind::TcpRoute, name, entry);
+        if config.rule().reads_client_cert() {
+            self.check_client_auth(std::slice::from_ref(&config.listener), ListenerProtocol::Tcp, Kind::TcpRoute, name, entry);
+        }
         let target = self.target(Some(&config.upstream), &[]);
         if let Target::Closed(reason) = &target {
             let problem = Problem::error(&**reason).about(ObjectId::new(Kind::TcpRoute, name)).at(entry.origin.clone());
@@ -230,15 +252,40 @@ impl Linking<'_> {
         for (name, object) in &*self.settled.listeners {
             let Ok(config) = &object.entry.value else { continue };
             let certificates = config.tls.as_ref().map(|tls| self.certificates(name, tls, &object.entry)).unwrap_or_default();
+            let clients = config.tls.as_ref().and_then(|tls| self.clients(name, tls, object, &certificates));
             let before = self.previous.listeners.get(name).filter(|before| before.settings == *config);
             let same = before.filter(|before| is_each_same(&before.certificates, &certificates));
             let listener = same.cloned().unwrap_or_else(|| {
-                let tls = config.tls.as_ref().map(|tls| Arc::new(server_config(tls, &certificates, config.protocol, self.context)));
+                let tls = config
+                    .tls
+                    .as_ref()
+                    .map(|tls| Arc::new(server_config(tls, clients.clone(), &certificates, config.protocol, self.context)));
                 Arc::new(Listener { name: name.clone(), settings: config.clone(), tls, certificates })
             });
             listeners.insert(name.clone(), listener);
         }
         listeners
+    }
+
+    /// What clients must show. None: nothing.
+    fn clients(
+        &mut self,
+        name: &Name,
+        tls: &ListenerTls,
+        object: &Object<config::Listener, ClientRoots>,
+        certificates: &[Arc<Certificate>],
+    ) -> Option<Clients> {
+        let auth = tls.client_auth.as_ref()?;
+        let roots = object.built.as_ref().as_ref().or_else(|| certificates.first()?.roots.as_ref());
+        let verifier = match roots {
+            Some(roots) => client_verifier(roots.clone(), auth.mode, &self.context.crypto),
+            None => Err("`tls.client_auth` has no `ca`, and neither has the listener's first certificate".into()),
+        };
+        let verifier = verifier.map_err(|message| {
+            let problem = Problem::error(message).about(ObjectId::new(Kind::Listener, name)).at(object.entry.origin.clone());
+            self.problems.push(problem.effect("TLS handshakes fail").dangling());
+        });
+        Some(verifier)
     }
 
     /// The certificates that a listener chooses from, the default one first.
@@ -291,14 +338,14 @@ impl Linking<'_> {
 }
 
 /// The object of this name. `NAME@PROVIDER` is the one that this provider has.
-fn find<'a, T>(all: &'a BTreeMap<Name, T>, name: &Name, origin: impl Fn(&T) -> Option<&Origin>) -> Option<&'a T> {
+pub(super) fn find<'a, T>(all: &'a BTreeMap<Name, T>, name: &Name, origin: impl Fn(&T) -> Option<&Origin>) -> Option<&'a T> {
     all.get(name).or_else(|| {
         let (plain, provider) = name.as_str().rsplit_once('@')?;
         all.get(plain).filter(|object| origin(object).is_some_and(|origin| origin.provider.as_str() == provider))
     })
 }
 
-fn missing(kind: Kind, name: &Name) -> String {
+pub(super) fn missing(kind: Kind, name: &Name) -> String {
     format!("there is no {kind} `{name}`")
 }
 
@@ -381,23 +428,39 @@ fn default_first(all: &Objects<config::Certificate, Certificate>) -> Vec<Arc<Cer
     all
 }
 
+/// What decides about the certificates of clients, or nothing that could: then no handshake succeeds.
+type Clients = Result<Arc<dyn ClientCertVerifier>, ()>;
+
 fn server_config(
     tls: &ListenerTls,
+    clients: Option<Clients>,
     certificates: &[Arc<Certificate>],
     protocol: ListenerProtocol,
     context: &Context,
 ) -> rustls::ServerConfig {
-    let by_sni = BySni::new(certificates.iter().map(|it| &**it), certificates.first().map(|it| &**it));
+    let offered = if matches!(clients, Some(Err(()))) { &[] } else { certificates };
+    let by_sni = BySni::new(offered.iter().map(|it| &**it), offered.first().map(|it| &**it));
     let versions: &[&rustls::SupportedProtocolVersion] = match tls.min_version {
         TlsVersion::V12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         TlsVersion::V13 => &[&rustls::version::TLS13],
     };
-    let mut config = rustls::ServerConfig::builder_with_provider(context.crypto.clone())
+    let builder = rustls::ServerConfig::builder_with_provider(context.crypto.clone())
         .with_protocol_versions(versions)
-        .expect("the provider's cipher suites fit TLS 1.2 and 1.3")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(by_sni));
-    config.ticketer = context.ticketer.clone();
+        .expect("the provider's cipher suites fit TLS 1.2 and 1.3");
+    let mut config = match clients {
+        Some(Ok(verifier)) => {
+            let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(by_sni));
+            // Who a client is is verified with each connection: a session that is resumed would outlast a CA that is gone.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+            config
+        }
+        Some(Err(())) | None => {
+            let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(by_sni));
+            config.ticketer = context.ticketer.clone();
+            config
+        }
+    };
     config.alpn_protocols = match protocol {
         ListenerProtocol::Http => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         ListenerProtocol::Tcp | ListenerProtocol::Udp => tls.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),

@@ -14,12 +14,14 @@
 //! | [`sticky`] | cookies that bring a client back to its endpoint |
 //! | [`listener`] | a listener with its TLS |
 //! | [`certificates`] | certificate chains and the choice by SNI |
+//! | [`identity`] | who a peer is, by its certificate |
 
 mod candidate;
 pub mod certificates;
 pub mod compile;
 mod conflict;
 pub mod endpoint;
+pub mod identity;
 mod in_order;
 pub mod index;
 mod link;

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::certificates::Certificate;
+use super::certificates::{Certificate, read_roots};
 use super::compile::Context;
 use super::endpoint::{Endpoint, EndpointState};
 use super::in_order::InOrder;
+use super::link::{find, missing};
 use super::sticky::StickyTable;
-use super::table::{InlineStep, Object, Objects, OwnSteps, Settled, SettledUpstream, Since};
+use super::table::{ClientRoots, InlineStep, Object, Objects, OwnSteps, Settled, SettledUpstream, Since};
 use super::transport::build_transport;
 use super::upstream::Upstream;
 use crate::balance::Balancer;
@@ -23,19 +24,23 @@ use crate::socket::SocketAddress;
 pub(super) fn settle(snapshot: &Snapshot, previous: &Settled, generation: u64, context: &Context) -> (Settled, Vec<Problem>) {
     let since = Since { generation, seen_at: snapshot.seen_at };
     let mut settling = Settling { since, context, problems: snapshot.problems.clone() };
+    let listeners = settling.section(Kind::Listener, &snapshot.listeners, &previous.listeners, |it, _| client_roots(it));
+    let certificates =
+        settling.section(Kind::Certificate, &snapshot.certificates, &previous.certificates, |it, _| Certificate::new(it, &context.crypto));
     let settled = Settled {
-        listeners: settling.section(Kind::Listener, &snapshot.listeners, &previous.listeners, |it, _| it.check()),
-        certificates: settling
-            .section(Kind::Certificate, &snapshot.certificates, &previous.certificates, |it, _| Certificate::new(it, &context.crypto)),
+        listeners,
         middlewares: settling
             .section(Kind::Middleware, &snapshot.middlewares, &previous.middlewares, |it, _| it.build().map_err(|error| error.to_string())),
         routes: settling.section(Kind::Route, &snapshot.routes, &previous.routes, own_steps),
         tcp_routes: settling.section(Kind::TcpRoute, &snapshot.tcp_routes, &previous.tcp_routes, |it, _| it.check()),
         udp_routes: settling.section(Kind::UdpRoute, &snapshot.udp_routes, &previous.udp_routes, |it, _| it.check()),
-        upstreams: settling.upstreams(&snapshot.upstreams, &previous.upstreams),
+        upstreams: settling.upstreams(&snapshot.upstreams, &previous.upstreams, &certificates),
+        certificates,
     };
     (settled, settling.problems)
 }
+
+type Certificates = Objects<config::Certificate, Certificate>;
 
 struct Settling<'a> {
     /// Of what changes now.
@@ -91,16 +96,17 @@ impl Settling<'_> {
         &mut self,
         section: &BTreeMap<Name, Arc<UpstreamEntry>>,
         previous: &BTreeMap<Name, Arc<SettledUpstream>>,
+        certificates: &Certificates,
     ) -> BTreeMap<Name, Arc<SettledUpstream>> {
         let mut before = InOrder::new(previous);
         let settle = |(name, read): (&Name, &Arc<UpstreamEntry>)| {
             let last_good = before.find(name);
-            if let Some(same) = last_good.filter(|good| Arc::ptr_eq(&good.read, read)) {
+            if let Some(same) = last_good.filter(|good| Arc::ptr_eq(&good.read, read) && shows_the_same(good, certificates)) {
                 self.problems.extend(same.problems.iter().cloned());
                 return Some((name.clone(), same.clone()));
             }
             let mut problems = Vec::new();
-            let settled = self.upstream(name, read, last_good.map(|good| &**good), &mut problems);
+            let settled = self.upstream(name, read, last_good.map(|good| &**good), certificates, &mut problems);
             self.problems.extend(problems.iter().cloned());
             Some((name.clone(), Arc::new(SettledUpstream { problems: problems.into(), ..settled? })))
         };
@@ -113,17 +119,18 @@ impl Settling<'_> {
         name: &Name,
         read: &Arc<UpstreamEntry>,
         last_good: Option<&SettledUpstream>,
+        certificates: &Certificates,
         problems: &mut Vec<Problem>,
     ) -> Option<SettledUpstream> {
         let entry = without_bad_parts(name, read, last_good, problems)?;
-        let settled = self.keep_or_build(name, read, entry.clone(), last_good).or_else(|message| {
-            let mut problem = Problem::error(message).about(ObjectId::new(Kind::Upstream, name));
+        let settled = self.keep_or_build(name, read, entry.clone(), last_good, certificates).or_else(|problem| {
+            let mut problem = problem.about(ObjectId::new(Kind::Upstream, name));
             problem.origin = entry.settings.as_ref().map(|settings| settings.origin.clone());
             problems.push(problem.effect(settings_effect(name, last_good)));
             let last_good = last_good.ok_or(())?;
             let settings = last_good.entry.settings.clone();
             let entry = Arc::new(UpstreamEntry { settings, endpoints: entry.endpoints.clone() });
-            Ok::<_, ()>(self.keep_or_build(name, read, entry, Some(last_good)).unwrap_or_else(|_| last_good.clone()))
+            Ok::<_, ()>(self.keep_or_build(name, read, entry, Some(last_good), certificates).unwrap_or_else(|_| last_good.clone()))
         });
         let settled = settled.ok()?;
         problems.extend(warnings(name, &settled));
@@ -136,12 +143,13 @@ impl Settling<'_> {
         read: &Arc<UpstreamEntry>,
         entry: Arc<UpstreamEntry>,
         last_good: Option<&SettledUpstream>,
-    ) -> Result<SettledUpstream, String> {
+        certificates: &Certificates,
+    ) -> Result<SettledUpstream, Problem> {
         let read = read.clone();
-        if let Some(same) = last_good.filter(|good| is_same_upstream(&good.entry, &entry)) {
+        if let Some(same) = last_good.filter(|good| is_same_upstream(&good.entry, &entry) && shows_the_same(good, certificates)) {
             return Ok(SettledUpstream { read, entry, ..same.clone() });
         }
-        let built = Arc::new(build_upstream(name, &entry, last_good.map(|good| &*good.built), self.context)?);
+        let built = Arc::new(build_upstream(name, &entry, last_good.map(|good| &*good.built), certificates, self.context)?);
         Ok(SettledUpstream { read, entry, built, since: self.since, problems: Arc::new([]) })
     }
 }
@@ -154,6 +162,25 @@ fn is_untouched<T, B>(section: &Section<T>, previous: &Objects<T, B>) -> bool {
 
 fn is_same<T: PartialEq>(good: &Arc<Entry<T>>, entry: &Arc<Entry<T>>) -> bool {
     Arc::ptr_eq(good, entry) || entry.value.as_ref().is_ok_and(|value| good.value.as_ref() == Ok(value))
+}
+
+/// The CAs that a listener itself names for its clients.
+fn client_roots(listener: &config::Listener) -> Result<ClientRoots, String> {
+    listener.check()?;
+    let auth = listener.tls.as_ref().and_then(|tls| tls.client_auth.as_ref());
+    auth.and_then(|auth| auth.ca.as_ref()).map(|ca| read_roots(ca, "tls.client_auth.ca")).transpose()
+}
+
+/// The certificate that these settings name. None: they name none.
+fn shown<'a>(settings: &config::Upstream, certificates: &'a Certificates) -> Result<Option<&'a Arc<Certificate>>, Problem> {
+    let Some(name) = settings.tls.as_ref().and_then(|tls| tls.certificate.as_ref()) else { return Ok(None) };
+    let found = find(certificates, name, |certificate| Some(&certificate.entry.origin));
+    found.map(|found| Some(&found.built)).ok_or_else(|| Problem::error(missing(Kind::Certificate, name)).dangling())
+}
+
+/// Whether the certificate that it names is the one that it was built with.
+fn shows_the_same(good: &SettledUpstream, certificates: &Certificates) -> bool {
+    shown(&good.built.settings, certificates).is_ok_and(|shown| good.built.transport.shows(shown))
 }
 
 /// What becomes of an object that cannot be used, and had a good version since this generation, or never.
@@ -283,14 +310,21 @@ fn first_twice(entry: &UpstreamEntry) -> Option<SocketAddress> {
     endpoints(entry).filter_map(|(_, endpoint)| endpoint.address.definite()).find(|address| !seen.insert(address.clone()))
 }
 
-fn build_upstream(name: &Name, entry: &UpstreamEntry, previous: Option<&Upstream>, context: &Context) -> Result<Upstream, String> {
+fn build_upstream(
+    name: &Name,
+    entry: &UpstreamEntry,
+    previous: Option<&Upstream>,
+    certificates: &Certificates,
+    context: &Context,
+) -> Result<Upstream, Problem> {
     let settings = settings(entry).cloned().unwrap_or_default();
-    settings.check()?;
-    let transport = build_transport(&settings, previous, context)?;
+    settings.check().map_err(Problem::error)?;
+    let certificate = shown(&settings, certificates)?;
+    let transport = build_transport(&settings, certificate, previous, context).map_err(Problem::error)?;
     let endpoints = build_endpoints(entry, settings.health.is_some(), previous);
     let addresses: Vec<SocketAddress> = endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
     let sticky = settings.sticky.as_ref().map(|sticky| StickyTable::new(sticky, name, &addresses, &context.sticky_keys));
-    let sticky = sticky.transpose().map_err(|error| error.to_string())?;
+    let sticky = sticky.transpose().map_err(|error| Problem::error(error.to_string()))?;
     let weights: Vec<(SocketAddress, u16)> = endpoints.iter().map(|endpoint| (endpoint.address.clone(), endpoint.weight)).collect();
     let balancer = Balancer::new(&settings.balance, &weights);
     let metrics = previous.map_or_else(|| Arc::new(UpstreamMetrics::new(&context.meter, name)), |previous| previous.metrics.clone());

@@ -116,7 +116,7 @@ fn configured<T, B>(objects: &Objects<T, B>) -> impl Iterator<Item = Configured<
 /// The last good version of every object: what the next table falls back to, and shares.
 #[derive(Debug, Default)]
 pub(super) struct Settled {
-    pub(super) listeners: Arc<Objects<config::Listener, ()>>,
+    pub(super) listeners: Arc<Objects<config::Listener, ClientRoots>>,
     pub(super) routes: Arc<Objects<config::Route, OwnSteps>>,
     pub(super) tcp_routes: Arc<Objects<config::TcpRoute, ()>>,
     pub(super) udp_routes: Arc<Objects<config::UdpRoute, ()>>,
@@ -146,6 +146,9 @@ impl<T, B> Clone for Object<T, B> {
 
 /// The middlewares of a route, or why it has never had ones that can be built: then it is closed.
 pub(super) type OwnSteps = Result<Vec<InlineStep>, String>;
+
+/// The CAs that a listener itself says its clients are signed by.
+pub(super) type ClientRoots = Option<Arc<rustls::RootCertStore>>;
 
 /// The middleware at one place of a route's list.
 #[derive(Debug, Clone)]

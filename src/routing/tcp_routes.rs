@@ -25,6 +25,7 @@ struct Matching {
     index: Index,
     conflicts: Vec<Conflict>,
     reads_hello: bool,
+    reads_client_cert: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -73,6 +74,12 @@ impl TcpRoutes {
         self.matching.reads_hello
     }
 
+    /// Whether any of them looks at the client's certificate, which is known once its TLS is ended.
+    #[must_use]
+    pub fn reads_client_cert(&self) -> bool {
+        self.matching.reads_client_cert
+    }
+
     /// Those that ask for the same connections.
     pub(super) fn conflicts(&self) -> &[Conflict] {
         &self.matching.conflicts
@@ -89,6 +96,7 @@ impl Matching {
     fn of(keys: Vec<Key>) -> Self {
         let (index, conflicts) = Index::build((0..).zip(&keys).map(Key::entry));
         let reads_hello = keys.iter().any(|key| key.rule.reads_hello());
-        Self { keys, index, conflicts, reads_hello }
+        let reads_client_cert = keys.iter().any(|key| key.rule.reads_client_cert());
+        Self { keys, index, conflicts, reads_hello, reads_client_cert }
     }
 }

@@ -3,50 +3,68 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use rustls::RootCertStore;
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
-use super::certificates::read_chain;
+use super::certificates::{Certificate, read_roots};
 use super::compile::Context;
+use super::identity::ByIdentity;
 use super::upstream::{AcceptAny, Transport, TransportTls, Upstream};
+use crate::config;
 use crate::config::upstream::{UpstreamProtocol, UpstreamTls};
-use crate::config::{self, Pem};
 
 static NEXT_TRANSPORT: AtomicU64 = AtomicU64::new(1);
 
 pub(super) fn build_transport(
     settings: &config::Upstream,
+    certificate: Option<&Arc<Certificate>>,
     previous: Option<&Upstream>,
     context: &Context,
 ) -> Result<Arc<Transport>, String> {
     let is_same = |previous: &&Upstream| {
         let before = &previous.settings;
         let of = |it: &config::Upstream| (it.protocol, it.proxy_protocol, it.transparent);
-        before.tls == settings.tls && of(before) == of(settings)
+        before.tls == settings.tls && of(before) == of(settings) && previous.transport.shows(certificate)
     };
     if let Some(same) = previous.filter(is_same) {
         return Ok(same.transport.clone());
     }
-    let tls = settings.tls.as_ref().map(|tls| build_transport_tls(tls, settings.protocol, context)).transpose()?;
+    let tls = settings.tls.as_ref().map(|tls| build_transport_tls(tls, certificate, settings.protocol, context)).transpose()?;
     let id = NEXT_TRANSPORT.fetch_add(1, Ordering::Relaxed);
     let config::Upstream { protocol, proxy_protocol, transparent, .. } = *settings;
     Ok(Arc::new(Transport { id, protocol, proxy_protocol, transparent, tls }))
 }
 
-fn build_transport_tls(tls: &UpstreamTls, protocol: UpstreamProtocol, context: &Context) -> Result<TransportTls, String> {
-    let builder = rustls::ClientConfig::builder_with_provider(context.crypto.clone())
+impl Transport {
+    /// Whether this certificate is shown to endpoints, or none.
+    pub(super) fn shows(&self, certificate: Option<&Arc<Certificate>>) -> bool {
+        match (self.tls.as_ref().and_then(|tls| tls.certificate.as_ref()), certificate) {
+            (Some(shown), Some(certificate)) => Arc::ptr_eq(shown, certificate),
+            (shown, certificate) => shown.is_none() && certificate.is_none(),
+        }
+    }
+}
+
+fn build_transport_tls(
+    tls: &UpstreamTls,
+    certificate: Option<&Arc<Certificate>>,
+    protocol: UpstreamProtocol,
+    context: &Context,
+) -> Result<TransportTls, String> {
+    let builder = ClientConfig::builder_with_provider(context.crypto.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("`tls`: {error}"))?;
-    let roots = match &tls.ca {
-        None => LazyLock::force(&context.system_roots).clone(),
-        Some(Pem::Text(pem)) => Arc::new(read_roots(pem)?),
-        Some(Pem::Path(path)) => return Err(format!("`tls.ca`: the file {} has not been read", path.display())),
-    };
-    let mut client = if tls.insecure_skip_verify {
-        let verifier = Arc::new(AcceptAny(context.crypto.clone()));
-        builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
-    } else {
-        builder.with_root_certificates(roots).with_no_client_auth()
+    let builder = verified(builder, tls, certificate, context)?;
+    let mut client = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(certificate) => {
+            let mut client = builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key().clone())));
+            // Who both are is verified with each connection: what is resumed would outlast a CA that is gone.
+            client.resumption = Resumption::disabled();
+            client
+        }
     };
     let client_of_streams = Arc::new(client.clone());
     client.alpn_protocols = match protocol {
@@ -56,13 +74,33 @@ fn build_transport_tls(tls: &UpstreamTls, protocol: UpstreamProtocol, context: &
     let server_name = tls.server_name.as_ref().map(|name| {
         ServerName::try_from(name.clone()).map_err(|_| format!("`tls.server_name`: {name:?} is neither a DNS name nor an IP address"))
     });
-    Ok(TransportTls { client: Arc::new(client), client_of_streams, server_name: server_name.transpose()? })
+    let (client, certificate) = (Arc::new(client), certificate.cloned());
+    Ok(TransportTls { client, client_of_streams, server_name: server_name.transpose()?, certificate })
 }
 
-fn read_roots(pem: &str) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for root in read_chain(pem).map_err(|error| error.replace("`cert`", "`tls.ca`"))? {
-        roots.add(root).map_err(|error| format!("`tls.ca`: {error}"))?;
+type Unverified = ConfigBuilder<ClientConfig, WantsVerifier>;
+type Verified = ConfigBuilder<ClientConfig, WantsClientCert>;
+
+/// Sets who decides whether an endpoint's certificate is good.
+fn verified(builder: Unverified, tls: &UpstreamTls, certificate: Option<&Arc<Certificate>>, context: &Context) -> Result<Verified, String> {
+    let crypto = context.crypto.clone();
+    if tls.insecure_skip_verify {
+        return Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(crypto))));
     }
-    Ok(roots)
+    let roots = roots(tls, certificate, context)?;
+    Ok(match &tls.server_id {
+        None => builder.with_root_certificates(roots),
+        Some(expected) => {
+            let verifier = ByIdentity { expected: expected.clone(), roots, crypto };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        }
+    })
+}
+
+fn roots(tls: &UpstreamTls, certificate: Option<&Arc<Certificate>>, context: &Context) -> Result<Arc<RootCertStore>, String> {
+    match (&tls.ca, certificate.and_then(|certificate| certificate.roots.as_ref())) {
+        (Some(pem), _) => read_roots(pem, "tls.ca"),
+        (None, Some(roots)) => Ok(roots.clone()),
+        (None, None) => Ok(LazyLock::force(&context.system_roots).clone()),
+    }
 }

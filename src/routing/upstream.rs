@@ -9,6 +9,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
+use super::certificates::Certificate;
 use super::endpoint::{Endpoint, Health, Lease};
 use super::sticky::StickyTable;
 use crate::balance::{Balancer, Candidates, Draw, HashKey, Policy, hash_bytes};
@@ -65,6 +66,8 @@ pub struct TransportTls {
     pub client_of_streams: Arc<rustls::ClientConfig>,
     /// The name asked for and looked for in the certificate. None: the endpoint's IP address.
     pub server_name: Option<ServerName<'static>>,
+    /// What is shown to endpoints that ask for a certificate.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 /// The endpoint of one attempt.

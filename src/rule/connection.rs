@@ -9,6 +9,7 @@
 //! | `Sni("a.com", "*.b.com", ...)` | whose TLS handshake asks for one of these hosts; `*.` stands for one or more labels |
 //! | `Alpn("h2", ...)` | whose TLS handshake offers one of these application protocols |
 //! | `ClientIp("10.0.0.0/8", ...)` | of clients in one of these networks |
+//! | `ClientCert("spiffe://a.com/web", ...)` | of clients whose verified certificate has one of these names; a last `/*` stands for all below |
 //!
 //! To the rest of this module a connection is a request for its host, of which nothing else is known: grammar, precedence and index are the
 //! same.
@@ -32,6 +33,8 @@ pub struct ConnectionView<'a> {
     pub alpn: &'a [&'a [u8]],
     /// The client's address.
     pub client_ip: IpAddr,
+    /// The names in the client's certificate, once we have ended its TLS.
+    pub identities: &'a [Box<str>],
 }
 
 impl<'a> ConnectionView<'a> {
@@ -39,8 +42,8 @@ impl<'a> ConnectionView<'a> {
     #[must_use]
     pub fn as_request(&self) -> RequestView<'a> {
         static NO_HEADERS: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
-        let Self { sni, alpn, client_ip } = *self;
-        RequestView { host: sni, path: "/", query: None, method: &Method::CONNECT, headers: &NO_HEADERS, client_ip, alpn }
+        let Self { sni, alpn, client_ip, identities } = *self;
+        RequestView { host: sni, path: "/", query: None, method: &Method::CONNECT, headers: &NO_HEADERS, client_ip, alpn, identities }
     }
 }
 
@@ -75,6 +78,12 @@ impl ConnectionRule {
     #[must_use]
     pub fn matches(&self, connection: &ConnectionView<'_>) -> bool {
         self.0.matches(&connection.as_request())
+    }
+
+    /// Whether it looks at the client's certificate.
+    #[must_use]
+    pub fn reads_client_cert(&self) -> bool {
+        self.0.reads_client_cert()
     }
 
     /// Whether it looks at the TLS handshake.
@@ -115,7 +124,12 @@ mod tests {
 
     fn takes(rule: &str, sni: &str, alpn: &[&[u8]], client: &str) -> bool {
         let client_ip = client.parse().expect("an address");
-        ConnectionRule::parse(rule).expect(rule).matches(&ConnectionView { sni, alpn, client_ip })
+        ConnectionRule::parse(rule).expect(rule).matches(&ConnectionView {
+            sni,
+            alpn,
+            client_ip,
+            identities: &["spiffe://a.com/web".into()],
+        })
     }
 
     #[test]
@@ -125,7 +139,9 @@ mod tests {
         assert!(!takes("Sni(`a.com`)", "", &[], "::1") && takes("!Sni(`a.com`)", "", &[], "::1"));
         assert!(takes("Alpn(`h2`) && ClientIp(`10.0.0.0/8`)", "", &[b"h2"], "10.1.1.1"));
         assert!(!takes("Alpn(`h2`) && ClientIp(`10.0.0.0/8`)", "", &[b"h2"], "11.1.1.1"));
-        assert!(ConnectionRule::any().matches(&ConnectionView { sni: "", alpn: &[], client_ip: IpAddr::from([1, 1, 1, 1]) }));
+        assert!(takes("ClientCert(`spiffe://a.com/web`)", "", &[], "::1") && !takes("ClientCert(`spiffe://a.com/db`)", "", &[], "::1"));
+        let any = ConnectionView { sni: "", alpn: &[], client_ip: IpAddr::from([1, 1, 1, 1]), identities: &[] };
+        assert!(ConnectionRule::any().matches(&any));
     }
 
     #[test]
@@ -139,7 +155,7 @@ mod tests {
     fn requests_and_connections_are_told_apart() {
         let error = ConnectionRule::parse("Path(`/a`)").unwrap_err();
         assert_eq!(error.message, "`Path` asks about a request, and this rule is about connections");
-        assert_eq!(error.help.as_deref(), Some("there are ClientIp, Sni, Alpn"));
+        assert_eq!(error.help.as_deref(), Some("there are ClientIp, Sni, Alpn, ClientCert"));
         let error = ConnectionRule::parse("Host(`a`)").unwrap_err();
         assert_eq!(error.help.as_deref(), Some("of a connection the host in its TLS handshake is known: `Sni`"));
         let error = Rule::parse("Sni(`a`)").unwrap_err();

@@ -19,6 +19,7 @@
 //! | `HeaderRegexp("Name", "...")` | with a line of this header field whose whole value matches |
 //! | `Query("key")`, `Query("key", "value")` | with this parameter in the query, decoded |
 //! | `ClientIp("10.0.0.0/8", ...)` | of clients in one of these networks |
+//! | `ClientCert("spiffe://a.com/web", ...)` | of clients whose verified certificate has one of these names; a last `/*` stands for all below |
 //!
 //! Hosts and paths are compared in one spelling ([`normalize_host`], [`path::normalize`]), rules and requests alike. Regular
 //! expressions (syntax of the regex crate) match the **whole** value, as if between `^` and `$`.
@@ -52,6 +53,7 @@ mod expr;
 mod header;
 pub mod host;
 mod host_pattern;
+mod identity;
 mod method;
 mod normal;
 mod parse;
@@ -68,6 +70,7 @@ pub use connection::{ConnectionRule, ConnectionView};
 use expr::Expr;
 pub use host::{HostError, normalize_host};
 pub(crate) use host_pattern::HostPattern;
+pub use identity::{IDENTITY_BYTES_MAX, IdentityPattern};
 pub(crate) use normal::{Alternative, Literal};
 pub use path::PathError;
 pub(crate) use path_pattern::PathPattern;
@@ -91,6 +94,8 @@ pub struct RequestView<'a> {
     pub client_ip: IpAddr,
     /// The application protocols that a TLS handshake offers. For [rules about connections](ConnectionRule) alone.
     pub alpn: &'a [&'a [u8]],
+    /// The names in the client's certificate that we have verified. Empty: it has shown none.
+    pub identities: &'a [Box<str>],
 }
 
 /// A parsed rule. Two rules are equal when their text is. Cheap to clone.
@@ -102,6 +107,8 @@ struct Parsed {
     expr: Expr,
     /// Invariant: the same as `expr`; not empty.
     alternatives: Box<[Alternative]>,
+    /// Whether it looks at the client's certificate.
+    reads_client_cert: bool,
 }
 
 /// Why a text is not a rule.
@@ -135,7 +142,8 @@ impl Rule {
         if alternatives.is_empty() {
             return Err(about_all("the rule takes no request at all".to_string(), "every path is below `/`"));
         }
-        Ok(Self(Arc::new(Parsed { text: text.into(), expr, alternatives })))
+        let reads_client_cert = expr.any(&|predicate| matches!(predicate, predicate::Predicate::ClientCert(_)));
+        Ok(Self(Arc::new(Parsed { text: text.into(), expr, alternatives, reads_client_cert })))
     }
 
     /// The rule as it was written.
@@ -148,6 +156,12 @@ impl Rule {
     #[must_use]
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
         self.0.expr.matches(request)
+    }
+
+    /// Whether it looks at the client's certificate.
+    #[must_use]
+    pub fn reads_client_cert(&self) -> bool {
+        self.0.reads_client_cert
     }
 
     /// Whether it looks at what a TLS handshake says.

@@ -368,7 +368,7 @@ mod tests {
         check_error("PathPrefx(`/`)", "PathPrefx", "unknown predicate `PathPrefx`", Some("did you mean `PathPrefix`?"));
         check_error("ClientIP(`::1`)", "ClientIP", "unknown predicate", Some("did you mean `ClientIp`?"));
         check_error("host(`a`)", "host", "unknown predicate", Some("did you mean `Host`?"));
-        let all = "there are Host, HostRegexp, Path, PathPrefix, PathRegexp, Method, Header, HeaderRegexp, Query, ClientIp";
+        let all = "there are Host, HostRegexp, Path, PathPrefix, PathRegexp, Method, Header, HeaderRegexp, Query, ClientIp, ClientCert";
         check_error("Cookie(`a`)", "Cookie", "unknown predicate", Some(all));
     }
 

@@ -9,6 +9,7 @@ use super::client_ip::{self, Networks};
 use super::expr::Expr;
 use super::header::{self, HeaderMatch, ValueMatch};
 use super::host_pattern::HostPattern;
+use super::identity::{self, Identities};
 use super::method::{self, MethodSet};
 use super::parse::Subject;
 use super::path_pattern::PathPattern;
@@ -26,6 +27,7 @@ pub(crate) enum Predicate {
     Query(QueryMatch),
     ClientIp(Networks),
     Alpn(Protocols),
+    ClientCert(Identities),
 }
 
 impl Predicate {
@@ -38,6 +40,7 @@ impl Predicate {
             Self::Query(parameter) => parameter.matches(request.query),
             Self::ClientIp(networks) => networks.matches(request.client_ip),
             Self::Alpn(protocols) => protocols.matches(request.alpn),
+            Self::ClientCert(identities) => identities.matches(request.identities),
         }
     }
 
@@ -59,7 +62,7 @@ pub(crate) struct Syntax {
 }
 
 /// Every predicate of the language.
-pub(crate) static PREDICATES: [Syntax; 12] = [
+pub(crate) static PREDICATES: [Syntax; 13] = [
     Syntax {
         name: "Host",
         about: &[Subject::Request],
@@ -112,6 +115,7 @@ pub(crate) static PREDICATES: [Syntax; 12] = [
         build: |list| any_of(list, |text| HostPattern::parse(text).map(Predicate::Host)),
     },
     Syntax { name: "Alpn", about: &[Subject::Connection], arity: 1..=usize::MAX, build: protocols },
+    Syntax { name: "ClientCert", about: &[Subject::Request, Subject::Connection], arity: 1..=usize::MAX, build: identities },
 ];
 
 fn any_of(arguments: &[Argument], parse: fn(&str) -> Result<Predicate, Invalid>) -> Result<Expr, RuleError> {
@@ -132,6 +136,11 @@ fn networks(arguments: &[Argument]) -> Result<Expr, RuleError> {
 fn protocols(arguments: &[Argument]) -> Result<Expr, RuleError> {
     let names = arguments.iter().map(|argument| argument.parse(alpn::parse)).collect::<Result<_, _>>()?;
     Ok(Predicate::Alpn(Protocols::new(names)).into())
+}
+
+fn identities(arguments: &[Argument]) -> Result<Expr, RuleError> {
+    let patterns = arguments.iter().map(|argument| argument.parse(identity::parse)).collect::<Result<_, _>>()?;
+    Ok(Predicate::ClientCert(Identities::new(patterns)).into())
 }
 
 fn field(arguments: &[Argument], parse_value: fn(&str) -> Result<ValueMatch, Invalid>) -> Result<Expr, RuleError> {

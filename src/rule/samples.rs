@@ -33,6 +33,7 @@ const PREDICATES: &[&str] = &[
     "Query(`k`)",
     "Query(`k`, `v`)",
     "ClientIp(`10.0.0.0/8`, `::1`)",
+    "ClientCert(`spiffe://a.com/*`)",
 ];
 
 /// Any rule: predicates under up to three levels of `&&`, `||` and `!`. Often one that asks for a host and a path.
@@ -59,6 +60,7 @@ pub(crate) struct Request {
     method: Method,
     headers: HeaderMap,
     client_ip: IpAddr,
+    identities: Vec<Box<str>>,
 }
 
 impl Request {
@@ -71,6 +73,7 @@ impl Request {
             headers: &self.headers,
             client_ip: self.client_ip,
             alpn: &[],
+            identities: &self.identities,
         }
     }
 }
@@ -83,8 +86,17 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
     let headers = select(&[None, Some("1"), Some("2"), Some("3")][..]);
     let methods = select(vec![Method::GET, Method::PUT, Method::POST]);
     let clients = select(vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)]);
-    (hosts, paths, queries, methods, headers, clients).prop_map(|(host, path, query, method, header, client_ip)| {
+    let identities = select(&[None, Some("spiffe://a.com/web"), Some("spiffe://b.com/web")][..]);
+    (hosts, paths, queries, methods, headers, clients, identities).prop_map(|(host, path, query, method, header, client_ip, identity)| {
         let headers = header.map(|value| (http::HeaderName::from_static("x-a"), HeaderValue::from_static(value)));
-        Request { host, path, query, method, headers: headers.into_iter().collect(), client_ip }
+        Request {
+            host,
+            path,
+            query,
+            method,
+            headers: headers.into_iter().collect(),
+            client_ip,
+            identities: identity.map(Into::into).into_iter().collect(),
+        }
     })
 }

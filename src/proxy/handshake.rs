@@ -1,0 +1,63 @@
+//! TLS handshakes that fail: what is said of them, and that the peer hears why.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls::{AlertDescription, CertificateError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::warnings::Warning;
+use super::worker::Worker;
+use crate::routing::listener::Listener;
+
+/// How long a client that was refused may take to hear why.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The most bytes of it that are read meanwhile.
+const LINGER_BYTES_MAX: u64 = 256 * 1024;
+
+/// A client did not get through its handshake. On a listener that asks for certificates that is worth a warning, and the alert must reach
+/// the client: closing a socket with bytes unread would take it back.
+pub(crate) async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
+    worker: &Worker,
+    listener: &Listener,
+    peer: SocketAddr,
+    error: io::Error,
+    stream: S,
+) {
+    if listener.settings.tls.as_ref().is_none_or(|tls| tls.client_auth.is_none()) {
+        return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}");
+    }
+    let text = format!("listener {}: refused {peer}: TLS handshake: {error}{}", listener.name, explain(&error));
+    worker.warn(Warning { route: None, upstream: None, status: None, cause: "client_refused", text });
+    let linger = async {
+        let mut stream = stream;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    // However it ends: nothing more is to be done.
+    let _ = tokio::time::timeout(LINGER, linger).await;
+}
+
+/// What an error means to who set up the certificates.
+fn explain(error: &io::Error) -> &'static str {
+    match tls_error(error) {
+        Some(rustls::Error::NoCertificatesPresented) => ": it has not joined, or shows its certificate to others only",
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => ": another CA signed it, or one that was rotated out",
+        _ => "",
+    }
+}
+
+/// Whether an endpoint has refused the certificate that we showed, or that we showed none. With TLS 1.3 that is heard after the handshake.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    use AlertDescription as Alert;
+    let Some(rustls::Error::AlertReceived(alert)) = tls_error(error) else { return false };
+    let certificate = [Alert::BadCertificate, Alert::UnsupportedCertificate, Alert::CertificateRevoked, Alert::CertificateExpired];
+    let issuer = [Alert::CertificateUnknown, Alert::UnknownCA, Alert::CertificateRequired, Alert::AccessDenied];
+    certificate.contains(alert) || issuer.contains(alert)
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
