@@ -15,6 +15,7 @@ mod frames;
 mod framing;
 mod h2;
 mod hash;
+mod mtls;
 mod policies;
 mod pressure;
 mod proxy_headers;

@@ -752,17 +752,31 @@ impl Authority {
         Self { issuer: rcgen::Issuer::new(params, key), pem, der }
     }
 
-    /// A certificate for these names and addresses.
+    /// A certificate for these names, addresses and URIs.
     pub fn certify(&self, names: &[&str]) -> Certificate {
         let key = rcgen::KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        let cert = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let (uris, names): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains("://"));
+        let names: Vec<String> = names.into_iter().map(ToString::to_string).collect();
+        let mut params = rcgen::CertificateParams::new(names).unwrap();
+        params.subject_alt_names.extend(uris.into_iter().map(|uri| rcgen::SanType::URI(uri.try_into().unwrap())));
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
         Certificate { cert: cert.pem(), key: key.serialize_pem(), der: cert.der().clone(), key_der: key.serialize_der() }
     }
 
     /// A TLS client that trusts this authority.
     pub fn client(&self, alpn: &[&str]) -> rustls::ClientConfig {
         self.client_of_versions(alpn, rustls::ALL_VERSIONS)
+    }
+
+    /// The same, which shows this certificate to who asks.
+    pub fn client_as(&self, shown: &Certificate, alpn: &[&str]) -> rustls::ClientConfig {
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(shown.key_der.clone()));
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        let builder = rustls::ClientConfig::builder_with_provider(crypto()).with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_root_certificates(roots).with_client_auth_cert(vec![shown.der.clone()], key).unwrap();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config
     }
 
     pub fn client_of_versions(&self, alpn: &[&str], versions: &[&'static rustls::SupportedProtocolVersion]) -> rustls::ClientConfig {
