@@ -6,9 +6,13 @@
 use std::time::Duration;
 
 use nuncio::config::listen_address::{ListenAddress, Ports};
-use nuncio::config::providers::clean_name;
+use nuncio::config::listener::{ClientAuth, ListenerTls};
+use nuncio::config::providers::{MeshConfig, clean_name};
+use nuncio::config::upstream::UpstreamTls;
 use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, ServerConfig, TcpRoute, Upstream};
-use nuncio::discovery::ProgramProvider;
+use nuncio::discovery::mesh::{self, read_token};
+use nuncio::discovery::{Encrypted, ProgramProvider, Provider};
+use nuncio::rule::{ConnectionRule, IdentityPattern};
 use nuncio::{Name, RoutingConfig, Server};
 
 use super::provider::{self, Names};
@@ -22,7 +26,9 @@ reached is left out.
 
 Examples:
   nuncio forward 10000 172.17.42.1:4001                     port 10000 of every address of this host
-  nuncio forward 127.0.0.1:5432 db-1:5432 db-2:5432")]
+  nuncio forward 127.0.0.1:5432 db-1:5432 db-2:5432
+  nuncio forward 5432 db-1:6432 --join mesh.token           by mutual TLS to the one that is started as
+  nuncio forward 6432 127.0.0.1:5432 --join mesh.token --inbound")]
 pub(super) struct ForwardArgs {
     /// Where connections are accepted: a port, or an address such as 127.0.0.1:5432
     #[arg(value_name = "PORT|ADDR", value_parser = parse_local)]
@@ -30,6 +36,11 @@ pub(super) struct ForwardArgs {
     /// Where they go
     #[arg(value_name = "ADDR", required = true, value_parser = Endpoint::parse_address)]
     to: Vec<Address>,
+    /// In a mesh: takes mutual TLS on the local port, and forwards in the clear, in place of the other way round
+    #[arg(long, requires = "join")]
+    inbound: bool,
+    #[command(flatten)]
+    peer: PeerArgs,
     #[command(flatten)]
     flags: settings::Flags,
 }
@@ -45,7 +56,8 @@ Examples:
   nuncio ambassador apache-A 80                             from the etcd of this host
   nuncio ambassador apache-A 80 --provider etcd://10.0.0.5:2379
   nuncio ambassador db 127.0.0.1:5432 --provider consul://10.0.0.5:8500
-  nuncio ambassador api 8080 --provider zookeeper://10.0.0.5:2181/services")]
+  nuncio ambassador api 8080 --provider zookeeper://10.0.0.5:2181/services
+  nuncio ambassador apache-A 80 --join mesh.token           by mutual TLS to instances that forward with --inbound")]
 pub(super) struct AmbassadorArgs {
     /// The name of the service
     service: String,
@@ -56,49 +68,121 @@ pub(super) struct AmbassadorArgs {
     #[arg(long, value_name = "URL", env = "NUNCIO_PROVIDER", hide_env_values = true, default_value = "etcd://127.0.0.1:2379")]
     provider: Vec<String>,
     #[command(flatten)]
+    peer: PeerArgs,
+    #[command(flatten)]
     flags: settings::Flags,
 }
 
 /// How long a connection of an ambassador waits for an instance.
 const WAIT: Duration = Duration::from_secs(10);
 
+/// Who is at the other end.
+#[derive(clap::Args)]
+struct PeerArgs {
+    /// In a mesh: who is at the other end, as NAME, NAME/* or spiffe://TRUST-DOMAIN/NAME [default: anybody of the mesh]
+    #[arg(long, value_name = "NAME", requires = "join")]
+    peer: Option<String>,
+}
+
+/// Mutual TLS with others of a mesh.
+struct Mutual {
+    config: MeshConfig,
+    /// Who they are.
+    peer: IdentityPattern,
+}
+
+impl Mutual {
+    /// None: no mesh is joined.
+    fn new(flags: &settings::Flags, PeerArgs { peer }: &PeerArgs) -> Result<Option<Self>, Failure> {
+        let Some(config) = flags.mesh() else { return Ok(None) };
+        let token = read_token(&config.join)?;
+        let peer = match peer.as_deref().unwrap_or("*") {
+            id if id.contains("://") => id.to_owned(),
+            name => format!("spiffe://{}/{name}", token.trust_domain),
+        };
+        let peer = IdentityPattern::new(&peer).map_err(|error| format!("--peer: {error}"))?;
+        Ok(Some(Self { config, peer }))
+    }
+
+    fn towards_endpoints(&self) -> UpstreamTls {
+        let certificate = Some(Name::literal(mesh::CERTIFICATE));
+        UpstreamTls { certificate, server_id: Some(self.peer.clone()), ..UpstreamTls::default() }
+    }
+
+    /// Nobody else is taken on this listener.
+    fn guard(&self, listener: &mut Listener, route: &mut TcpRoute) -> Result<(), Failure> {
+        let certificates = vec![Name::literal(mesh::CERTIFICATE)];
+        listener.tls = Some(ListenerTls { certificates, client_auth: Some(ClientAuth::default()), ..ListenerTls::default() });
+        route.rule = Some(ConnectionRule::parse(&format!("ClientCert(`{}`)", self.peer))?);
+        Ok(())
+    }
+}
+
 /// Runs until a signal ends it.
 pub(super) fn forward(args: &ForwardArgs) -> Result<(), Failure> {
     let name = Name::literal("forward");
-    let mut config = leading_to(args.listen.clone(), &name, TcpRoute::to(name.clone(), name.clone()));
+    let mutual = Mutual::new(&args.flags, &args.peer)?;
+    let (mut listener, mut route) = (Listener::tcp(args.listen.clone()), TcpRoute::to(name.clone(), name.clone()));
     let endpoints = args.to.iter().cloned().map(Endpoint::new).collect();
-    config.upstreams.insert(name, Upstream { endpoints, ..Upstream::default() });
-    run(&args.flags, config, Vec::new())
+    let mut upstream = Upstream { endpoints, ..Upstream::default() };
+    match &mutual {
+        Some(mutual) if args.inbound => mutual.guard(&mut listener, &mut route)?,
+        Some(mutual) => upstream.tls = Some(mutual.towards_endpoints()),
+        None => {}
+    }
+    let mut config = leading_to(listener, &name, route);
+    config.upstreams.insert(name, upstream);
+    run(&args.flags, config, mutual, Vec::new())
 }
 
 /// Runs until a signal ends it.
 pub(super) fn ambassador(args: &AmbassadorArgs) -> Result<(), Failure> {
     let service = clean_name(&args.service).map_err(|error| format!("`{}` is no service: {error}", args.service))?;
     let name = Name::literal("ambassador");
-    let route = TcpRoute { wait: Some(WAIT), ..TcpRoute::to(name.clone(), service) };
-    let providers = args.provider.iter().map(|url| provider::parse(&of_service(url, &args.service))).collect();
-    run(&args.flags, leading_to(args.listen.clone(), &name, route), providers)
+    let mutual = Mutual::new(&args.flags, &args.peer)?;
+    let route = TcpRoute { wait: Some(WAIT), ..TcpRoute::to(name.clone(), service.clone()) };
+    let mut names = taken_names();
+    let provider = |url: &String| {
+        let config = provider::parse(&of_service(url, &args.service));
+        let provider = provider::make(names.take(config.kind()), config);
+        match &mutual {
+            Some(mutual) => Box::new(Encrypted::new(provider, service.clone(), mutual.towards_endpoints())),
+            None => provider,
+        }
+    };
+    let providers = args.provider.iter().map(provider).collect();
+    run(&args.flags, leading_to(Listener::tcp(args.listen.clone()), &name, route), mutual, providers)
 }
 
-fn run(flags: &settings::Flags, config: RoutingConfig, providers: Vec<ProviderConfig>) -> Result<(), Failure> {
+/// Names of providers, those that every run may have already taken.
+fn taken_names() -> Names {
+    let mut names = Names::default();
+    names.note(Name::literal(FLAGS));
+    names.note(Name::literal(mesh::CERTIFICATE));
+    names
+}
+
+const FLAGS: &str = "flags";
+
+fn run(flags: &settings::Flags, config: RoutingConfig, mutual: Option<Mutual>, providers: Vec<Box<dyn Provider>>) -> Result<(), Failure> {
     let server = flags.over(ServerConfig::default());
     let log = logging::start(server.log_level);
     limits::raise_open_files();
     let mut builder = settings::apply(&server, Server::builder())?;
-    let mut names = Names::default();
-    let (program, handle) = ProgramProvider::new(names.take("flags"));
+    let (program, handle) = ProgramProvider::new(Name::literal(FLAGS));
     handle.publish(config);
     builder = builder.provider(program);
-    for config in providers {
-        builder = provider::add(builder, names.take(config.kind()), config);
+    if let Some(Mutual { config, .. }) = mutual {
+        builder = provider::add(builder, Name::literal(mesh::CERTIFICATE), ProviderConfig::Mesh(config));
     }
+    builder = providers.into_iter().fold(builder, nuncio::server::ServerBuilder::provider);
     super::runtime()?.block_on(serve::until_signal(builder, &server, log))
 }
 
 /// A listener, and the route of all its connections.
-fn leading_to(listen: ListenAddress, name: &Name, route: TcpRoute) -> RoutingConfig {
+fn leading_to(listener: Listener, name: &Name, route: TcpRoute) -> RoutingConfig {
     let mut config = RoutingConfig::default();
-    config.listeners.insert(name.clone(), Listener::tcp(listen));
+    config.listeners.insert(name.clone(), listener);
     config.tcp_routes.insert(name.clone(), route);
     config
 }

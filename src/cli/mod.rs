@@ -8,6 +8,7 @@
 //! | `register` | `nuncio register`: addresses of containers into a store |
 //! | `settings` | what the file says of the process, and the flags that override it |
 //! | `check` | `nuncio check`: what is wrong with a file |
+//! | `mesh` | `nuncio mesh`: a CA in a store, and the token that opens it |
 //! | `demo`, `demo_endpoint` | `nuncio demo`: endpoints, a proxy in front of them, and what to try |
 //! | `routes`, `upstreams`, `listeners`, `providers`, `problems` | tables from a running instance |
 //! | `release` | `nuncio release`: lets go of what is held of an update |
@@ -35,6 +36,7 @@ mod limits;
 mod listeners;
 mod logging;
 mod man;
+mod mesh;
 mod open;
 mod output;
 mod problems;
@@ -79,6 +81,7 @@ enum Command {
     Forward(forward::ForwardArgs),
     Ambassador(forward::AmbassadorArgs),
     Register(Box<register::Args>),
+    Mesh(mesh::Args),
     Check(check::Args),
     Demo(demo::Args),
     Routes(routes::Args),
@@ -119,6 +122,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Forward(args) => forward::forward(&args),
         Command::Ambassador(args) => forward::ambassador(&args),
         Command::Register(args) => register::run(&args),
+        Command::Mesh(args) => mesh::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Routes(args) => routes::run(&args),

@@ -5,8 +5,8 @@ use nuncio::Name;
 use nuncio::config::ProviderConfig;
 use nuncio::discovery::file::FileProvider;
 use nuncio::discovery::{
-    ConsulProvider, DnsProvider, DockerProvider, Etcd2Provider, EtcdProvider, HttpProvider, MarathonProvider, SwarmProvider,
-    ZookeeperProvider,
+    ConsulProvider, DnsProvider, DockerProvider, Etcd2Provider, EtcdProvider, HttpProvider, MarathonProvider, MeshProvider, Provider,
+    SwarmProvider, ZookeeperProvider,
 };
 use nuncio::server::ServerBuilder;
 
@@ -33,20 +33,26 @@ pub(super) fn of_services(url: &str) -> String {
     format!("{url}{}layout=services", if rest.contains('?') { '&' } else { '?' })
 }
 
+/// A source.
+pub(super) fn make(name: Name, provider: ProviderConfig) -> Box<dyn Provider> {
+    match provider {
+        ProviderConfig::Consul(config) => Box::new(ConsulProvider::new(name, config)),
+        ProviderConfig::Dns(config) => Box::new(DnsProvider::new(name, config)),
+        ProviderConfig::Docker(config) => Box::new(DockerProvider::new(name, config)),
+        ProviderConfig::Etcd(config) => Box::new(EtcdProvider::new(name, config)),
+        ProviderConfig::Etcd2(config) => Box::new(Etcd2Provider::new(name, config)),
+        ProviderConfig::File(config) => Box::new(FileProvider::new(name, config.path)),
+        ProviderConfig::Zookeeper(config) => Box::new(ZookeeperProvider::new(name, config)),
+        ProviderConfig::Http(config) => Box::new(HttpProvider::new(name, config)),
+        ProviderConfig::Marathon(config) => Box::new(MarathonProvider::new(name, config)),
+        ProviderConfig::Mesh(config) => Box::new(MeshProvider::new(name, config)),
+        ProviderConfig::Swarm(config) => Box::new(SwarmProvider::new(name, config)),
+    }
+}
+
 /// Adds a source.
 pub(super) fn add(builder: ServerBuilder, name: Name, provider: ProviderConfig) -> ServerBuilder {
-    match provider {
-        ProviderConfig::Consul(config) => builder.provider(ConsulProvider::new(name, config)),
-        ProviderConfig::Dns(config) => builder.provider(DnsProvider::new(name, config)),
-        ProviderConfig::Docker(config) => builder.provider(DockerProvider::new(name, config)),
-        ProviderConfig::Etcd(config) => builder.provider(EtcdProvider::new(name, config)),
-        ProviderConfig::Etcd2(config) => builder.provider(Etcd2Provider::new(name, config)),
-        ProviderConfig::File(config) => builder.provider(FileProvider::new(name, config.path)),
-        ProviderConfig::Zookeeper(config) => builder.provider(ZookeeperProvider::new(name, config)),
-        ProviderConfig::Http(config) => builder.provider(HttpProvider::new(name, config)),
-        ProviderConfig::Marathon(config) => builder.provider(MarathonProvider::new(name, config)),
-        ProviderConfig::Swarm(config) => builder.provider(SwarmProvider::new(name, config)),
-    }
+    builder.provider(make(name, provider))
 }
 
 /// Names of providers, each given once.

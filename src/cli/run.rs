@@ -62,7 +62,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let file = args.file.as_ref().map(|path| (path.clone(), read(path, &file_name())));
     let server = args.flags.over(file.as_ref().map(|(_, config)| config.server.clone()).unwrap_or_default());
     let log = logging::start(server.log_level);
-    let is_alone = args.listen.is_empty() && urls.is_empty();
+    let is_alone = args.listen.is_empty() && urls.is_empty() && args.flags.mesh().is_none();
     if let Some((path, config)) = &file {
         refuse_errors(path, config, is_alone && config.providers.is_empty())?;
     }
@@ -103,6 +103,9 @@ fn add_providers(mut builder: ServerBuilder, args: &Args, file: Option<(PathBuf,
         let (provider, handle) = ProgramProvider::new(names.take("flags"));
         handle.publish(of_flags(&args.listen, &args.to));
         builder = builder.provider(provider);
+    }
+    if let Some(mesh) = args.flags.mesh() {
+        builder = provider::add(builder, names.take("mesh"), ProviderConfig::Mesh(mesh));
     }
     if let Some((path, config)) = file {
         names.note(file_name());

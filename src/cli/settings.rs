@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nuncio::access;
+use nuncio::config::providers::{MeshConfig, check_identity};
 use nuncio::config::server::{AccessLog, AccessLogFormat, AccessLogPath, Admin, LogLevel};
 use nuncio::config::{AdminHost, NameServer, ServerConfig};
 use nuncio::control::check::sticky_key;
@@ -34,6 +35,12 @@ pub(super) struct Flags {
     /// How long requests in flight may go on after SIGTERM [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     drain_timeout: Option<Duration>,
+    /// Joins a mesh by its token, as `nuncio mesh init` prints it, or a file that holds it: provides the certificate `mesh`
+    #[arg(long, value_name = "TOKEN|FILE", env = "NUNCIO_JOIN", hide_env_values = true)]
+    join: Option<String>,
+    /// Who we are in the mesh: spiffe://TRUST-DOMAIN/NAME [default: the name of this host]
+    #[arg(long, value_name = "NAME", env = "NUNCIO_JOIN_AS", requires = "join", value_parser = parse_identity)]
+    join_as: Option<String>,
     /// One line per request, appended to a file, or "-" for standard output [default: none]
     #[arg(long, value_name = "PATH|-")]
     access_log: Option<PathBuf>,
@@ -63,6 +70,12 @@ impl Flags {
             sticky_key: file.sticky_key,
             protection: file.protection,
         }
+    }
+
+    /// The mesh to join.
+    pub(super) fn mesh(&self) -> Option<MeshConfig> {
+        let join = self.join.clone()?.into();
+        Some(MeshConfig { join, identity: self.join_as.clone() })
     }
 
     fn access_log(&self, file: Option<AccessLog>) -> Option<AccessLog> {
@@ -132,6 +145,11 @@ fn format(format: AccessLogFormat) -> access::Format {
 fn state_directory() -> Option<PathBuf> {
     let directories = std::env::var_os("STATE_DIRECTORY")?;
     std::env::split_paths(&directories).next().filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Reads what follows the trust domain in a SPIFFE id.
+pub(super) fn parse_identity(text: &str) -> Result<String, String> {
+    check_identity(text).map(|()| text.to_owned())
 }
 
 fn parse_workers(text: &str) -> Result<usize, String> {

@@ -94,6 +94,19 @@ impl Session {
         }
     }
 
+    /// The value of a key, and the revision that wrote it. None: there is none.
+    pub(super) async fn get(&mut self, key: &str) -> Result<Option<(Vec<u8>, i64)>, Failure> {
+        let answer = timed(CALL_TIMEOUT, self.kv.get(key, None)).await?;
+        Ok(answer.kvs().first().map(|kv| (kv.value().to_vec(), kv.mod_revision())))
+    }
+
+    /// Writes a key, if `revision` is still the last that did; 0: if there is no value. False: somebody else was faster.
+    pub(super) async fn replace(&mut self, key: &str, value: Vec<u8>, revision: i64) -> Result<bool, Failure> {
+        let unchanged = Compare::mod_revision(key, CompareOp::Equal, revision);
+        let write = Txn::new().when([unchanged]).and_then([TxnOp::put(key, value, None)]);
+        Ok(timed(CALL_TIMEOUT, self.kv.txn(write)).await?.succeeded())
+    }
+
     pub(super) async fn watch(&mut self, revision: i64) -> Result<WatchStream, Failure> {
         let options = WatchOptions::new().with_prefix().with_start_revision(revision).with_progress_notify();
         timed(CALL_TIMEOUT, self.watch.watch(self.prefix.as_str(), Some(options))).await

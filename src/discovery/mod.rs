@@ -16,6 +16,7 @@
 //! | [`docker`] | containers of a Docker engine: `engine` speaks to it, `follower` knows its containers, `containers` and `labels` read what they say |
 //! | [`swarm`] | services of a Docker Swarm: [`tasks`] reads what a manager says of them |
 //! | [`marathon`] | apps of a Marathon, and their tasks |
+//! | [`mesh`] | our certificate among instances that know each other; [`encrypted`]: an upstream of another provider, by mutual TLS |
 //! | [`registrator_labels`], [`haproxy_labels`], [`hive_labels`] | labels that others made up; `conventions` reads them beside ours |
 //! | [`etcd`] | keys of an etcd v3 cluster; `etcd_session` speaks to a member |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
@@ -38,10 +39,12 @@ mod conventions;
 pub mod dns;
 mod dns_endpoints;
 pub mod docker;
+pub mod encrypted;
 mod engine;
 pub mod etcd;
 pub mod etcd2;
 mod etcd2_mirror;
+mod etcd_cell;
 pub(crate) mod etcd_session;
 pub mod feed;
 pub mod file;
@@ -59,6 +62,7 @@ pub mod kv;
 pub mod labels;
 mod lookup;
 pub mod marathon;
+pub mod mesh;
 pub mod program;
 pub mod protect;
 pub mod registrator_labels;
@@ -76,12 +80,14 @@ pub(crate) mod zookeeper_wire;
 pub use consul::ConsulProvider;
 pub use dns::DnsProvider;
 pub use docker::DockerProvider;
+pub use encrypted::Encrypted;
 pub use etcd::EtcdProvider;
 pub use etcd2::Etcd2Provider;
 pub use feed::{Feed, FeedState, FeedStatus};
 pub use http_pull::HttpProvider;
 pub use lookup::NameServers;
 pub use marathon::MarathonProvider;
+pub use mesh::MeshProvider;
 pub use program::{ProgramHandle, ProgramProvider};
 pub use resolve::Resolver;
 pub use supervise::Supervisor;
@@ -108,6 +114,20 @@ pub trait Provider: Send + 'static {
     /// [`ProviderError`] when the source cannot be reached, refuses us, or breaks its protocol. An object that cannot be read is no
     /// error: it is a problem inside the snapshot.
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>>;
+}
+
+impl Provider for Box<dyn Provider> {
+    fn name(&self) -> &Name {
+        (**self).name()
+    }
+
+    fn source(&self) -> Option<String> {
+        (**self).source()
+    }
+
+    fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {
+        (**self).watch(publisher)
+    }
 }
 
 /// Where a provider puts what it learns.

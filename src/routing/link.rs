@@ -420,7 +420,9 @@ fn conflict_problem<T, B>(kind: Kind, conflict: &Conflict, objects: &Objects<T, 
 /// All certificates, first the one that is served when no name matches.
 fn default_first(all: &Objects<config::Certificate, Certificate>) -> Vec<Arc<Certificate>> {
     let is_default = |object: &Object<config::Certificate, _>| object.entry.value.as_ref().is_ok_and(|value| value.default);
-    let default = all.values().position(is_default).unwrap_or_default();
+    // One without a name, such as that of a mesh, is nobody's choice.
+    let has_name = |object: &Object<config::Certificate, Certificate>| !object.built.names.is_empty();
+    let default = all.values().position(is_default).or_else(|| all.values().position(has_name)).unwrap_or_default();
     let mut all: Vec<_> = all.values().map(|object| object.built.clone()).collect();
     if let Some(up_to_default) = all.get_mut(..=default) {
         up_to_default.rotate_right(1);

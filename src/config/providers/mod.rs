@@ -14,6 +14,7 @@ mod http_pull;
 mod keyring;
 mod layout;
 mod marathon;
+mod mesh;
 mod swarm;
 mod tls;
 mod url;
@@ -33,6 +34,7 @@ pub use self::http_pull::HttpConfig;
 pub use self::keyring::KeyringConfig;
 pub use self::layout::{Layout, LayoutKind, RouteTemplate, clean_name};
 pub use self::marathon::{MarathonConfig, MarathonFormat};
+pub use self::mesh::{Join, JoinToken, MeshConfig, check_identity};
 pub use self::swarm::SwarmConfig;
 pub use self::tls::ClientTls;
 pub use self::zookeeper::ZookeeperConfig;
@@ -61,6 +63,8 @@ pub enum ProviderConfig {
     Http(HttpConfig),
     /// The apps of a Marathon.
     Marathon(MarathonConfig),
+    /// A mesh: a certificate among instances that know each other.
+    Mesh(MeshConfig),
     /// The znodes of a ZooKeeper ensemble.
     Zookeeper(ZookeeperConfig),
     /// The services of a Docker Swarm.
@@ -85,6 +89,7 @@ impl ProviderConfig {
             Self::File(_) => "file",
             Self::Http(_) => "http",
             Self::Marathon(_) => "marathon",
+            Self::Mesh(_) => "mesh",
             Self::Swarm(_) => "swarm",
             Self::Zookeeper(_) => "zookeeper",
         }
@@ -120,7 +125,7 @@ impl ProviderConfig {
 type Reader = fn(&Node) -> Result<ProviderConfig, DecodeError>;
 
 /// By kind: how its settings are read.
-const READERS: [(&str, Reader); 10] = [
+const READERS: [(&str, Reader); 11] = [
     ("consul", |node| laid_out(node, ConsulConfig::set_default_prefix, ConsulConfig::check).map(ProviderConfig::Consul)),
     ("dns", |node| checked(node, DnsConfig::check).map(ProviderConfig::Dns)),
     ("docker", |node| checked(node, DockerConfig::check).map(ProviderConfig::Docker)),
@@ -129,6 +134,7 @@ const READERS: [(&str, Reader); 10] = [
     ("file", |node| FileProviderConfig::deserialize(node).map(ProviderConfig::File)),
     ("http", |node| checked(node, HttpConfig::check).map(ProviderConfig::Http)),
     ("marathon", |node| checked(node, MarathonConfig::check).map(ProviderConfig::Marathon)),
+    ("mesh", |node| checked(node, MeshConfig::check).map(ProviderConfig::Mesh)),
     ("swarm", |node| checked(node, SwarmConfig::check).map(ProviderConfig::Swarm)),
     ("zookeeper", |node| laid_out(node, ZookeeperConfig::set_default_prefix, ZookeeperConfig::check).map(ProviderConfig::Zookeeper)),
 ];

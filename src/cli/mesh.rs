@@ -1,0 +1,157 @@
+//! `nuncio mesh`: a CA in a store, and the token that opens it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nuncio::discovery::keep::write_private;
+use nuncio::discovery::mesh::{self, LIFE_MIN, read_token};
+
+use super::Failure;
+use super::output::{complain, say};
+
+/// Make, change and use a mesh: instances that know each other by mutual TLS
+#[derive(clap::Args)]
+#[command(after_help = "\
+A mesh is a small CA that a store keeps, sealed. Whoever has its join token can be part of it: every instance that is started with
+--join makes a key of its own, gets a certificate for it, and renews it in time.
+
+Examples:
+  nuncio mesh init --store etcd://10.0.0.5:2379 > mesh.token         once, anywhere
+  nuncio forward 8443 127.0.0.1:80 --inbound --join mesh.token       beside the service
+  nuncio ambassador apache-A 80 --join mesh.token                    beside its clients
+  nuncio mesh rotate --join mesh.token                               another CA: what the one before signed is revoked in a day")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Init(Init),
+    Rotate(Rotate),
+    Issue(Issue),
+}
+
+/// Make a mesh, and print its join token
+#[derive(clap::Args)]
+#[command(after_help = "\
+The token is all that an instance needs: it names the store, and opens what that holds. Keep it as you keep a private key. In the store
+nothing of the mesh can be read without it.
+
+Examples:
+  nuncio mesh init --store etcd://10.0.0.5:2379
+  nuncio mesh init --store etcds://10.0.0.5,10.0.0.6/edge --trust-domain example.org --life 24h > mesh.token")]
+struct Init {
+    /// Where it is kept, as every instance reaches it: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS
+    #[arg(long, value_name = "URL")]
+    store: String,
+    /// The first part of all identities: spiffe://TRUST-DOMAIN/NAME
+    #[arg(long, value_name = "NAME", default_value = "nuncio", value_parser = parse_trust_domain)]
+    trust_domain: String,
+    /// How long certificates live; 30m or more. They are renewed at half of it
+    #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = parse_life)]
+    life: Duration,
+}
+
+/// Give the mesh a new CA, so that what the one before has signed ends
+#[derive(clap::Args)]
+#[command(after_help = "\
+For the first half of the overlap everyone trusts the new CA and still shows certificates of the one before; in the second half they
+show new ones; then the CA before is gone. No connection fails, and those that are open stay. With --overlap 0s it is gone at once:
+connections fail for the seconds in which not everyone has heard of it.
+
+A stolen certificate ends with the overlap. Who has the token has part in the new CA too: --new-token makes another one, and prints it.
+Give it to everyone who is to stay, within half of the overlap; instances with --join FILE take it from there without a restart.
+
+Examples:
+  nuncio mesh rotate --join mesh.token
+  nuncio mesh rotate --join mesh.token --overlap 1h --new-token > mesh.token.new")]
+struct Rotate {
+    #[command(flatten)]
+    member: Member,
+    /// How long the CA before is still trusted
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
+    overlap: Duration,
+    /// Makes another join token, which alone opens the mesh from now on, and prints it
+    #[arg(long)]
+    new_token: bool,
+}
+
+/// Issue a certificate to a program that is no instance of Nuncio
+#[derive(clap::Args)]
+#[command(after_help = "\
+Writes NAME.pem, NAME.key and ca.pem; slashes of the name become dashes. It is not renewed: issue another one in time, and after a
+rotation.
+
+Examples:
+  nuncio mesh issue web --join mesh.token --dir /etc/web
+  openssl s_client -connect host-b:8443 -cert web.pem -key web.key -CAfile ca.pem -verify_return_error")]
+struct Issue {
+    /// Who it is for: spiffe://TRUST-DOMAIN/NAME
+    #[arg(value_parser = super::settings::parse_identity)]
+    name: String,
+    #[command(flatten)]
+    member: Member,
+    /// Where the files are written
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+}
+
+#[derive(clap::Args)]
+struct Member {
+    /// The join token, or a file that holds it
+    #[arg(long, value_name = "TOKEN|FILE", env = "NUNCIO_JOIN", hide_env_values = true)]
+    join: String,
+}
+
+impl Member {
+    fn token(&self) -> Result<mesh::Token, Failure> {
+        Ok(read_token(&self.join.clone().into())?)
+    }
+}
+
+/// Does it.
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    let runtime = super::runtime()?;
+    match &args.command {
+        Command::Init(init) => {
+            let token = runtime.block_on(mesh::create(&init.store, &init.trust_domain, init.life))?;
+            complain(INIT_HINT);
+            say(&format!("{}\n", *token.text()));
+        }
+        Command::Rotate(rotate) => {
+            let token = runtime.block_on(mesh::rotate(&rotate.member.token()?, rotate.overlap, rotate.new_token))?;
+            if rotate.new_token {
+                say(&format!("{}\n", *token.text()));
+            }
+        }
+        Command::Issue(issue) => {
+            let (issued, ca) = runtime.block_on(mesh::issue(&issue.member.token()?, &issue.name))?;
+            let name = issue.name.replace('/', "-");
+            write(&issue.dir, &format!("{name}.pem"), &issued.cert)?;
+            write(&issue.dir, &format!("{name}.key"), &issued.key)?;
+            write(&issue.dir, "ca.pem", &ca)?;
+        }
+    }
+    Ok(())
+}
+
+const INIT_HINT: &str =
+    "The mesh is made. This is its join token; start instances with --join TOKEN, or --join FILE with a file that holds it:\n";
+
+fn write(dir: &Path, name: &str, text: &str) -> Result<(), Failure> {
+    let path = dir.join(name);
+    write_private(&path, &[text.as_bytes()]).map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
+}
+
+fn parse_trust_domain(text: &str) -> Result<String, String> {
+    mesh::check_trust_domain(text).map(|()| text.to_owned())
+}
+
+fn parse_life(text: &str) -> Result<Duration, String> {
+    let life = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if life < LIFE_MIN {
+        return Err(format!("certificates live {} or more", humantime::format_duration(LIFE_MIN)));
+    }
+    Ok(life)
+}
