@@ -230,3 +230,46 @@ async fn what_cannot_work_is_said_and_closed() {
     assert!(messages(&proxy).contains(&"there is no certificate `b`".to_string()), "{:?}", messages(&proxy));
     assert_eq!((proxy.get("/x").await.status(), proxy.get("/").await.status()), (503, 200));
 }
+
+/// With TLS 1.3 an endpoint refuses a certificate when the handshake is over for us: it is told from other ends of a connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_refuses_our_certificate_is_counted() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let pair = Pair::start(&ours, "spiffe://mesh.test/*").await;
+    let mesh = with_ca(theirs.certify(&[&web("near")]).toml("mesh"), &ours);
+    let near = format!(
+        "[listeners.tcp]\naddress = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n[tcp_routes.tcp]\nlistener = \"tcp\"\nupstream = \"far\"\n\
+         [upstreams.far]\nendpoints = [\"{}\"]\ntls = {{ certificate = \"mesh\", server_id = \"spiffe://mesh.test/far\" }}\n{mesh}",
+        pair.far.address_of("in")
+    );
+    let near = Proxy::start(&near).await;
+    let mut client = Wire::connect(near.address_of("tcp")).await;
+    client.send(GET).await;
+    client.ended().await;
+    let counted = "nuncio_upstream_errors_total{cause=\"certificate_refused\",upstream=\"far\"} 1";
+    eventually("the refusal is counted", || near.server.metrics().contains(counted)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cas_in_files_are_exchanged_without_a_restart() {
+    let (to_web, to_db) = (Endpoint::answering("web").await, Endpoint::answering("db").await);
+    let (old, new) = (Authority::new(), Authority::new());
+    let directory = tempfile::tempdir().unwrap();
+    let (of_clients, of_mesh) = (directory.path().join("clients.pem"), directory.path().join("mesh.pem"));
+    std::fs::write(&of_clients, &old.pem).unwrap();
+    std::fs::write(&of_mesh, &old.pem).unwrap();
+    let site = old.certify(&["a.test"]);
+    let named = format!("{}ca = '{}'\n", site.toml("a"), of_mesh.display());
+    let own = Proxy::start(&by_identity(&format!("{{ ca = '{}' }}", of_clients.display()), [&to_web, &to_db], &site.toml("a"))).await;
+    let shared = Proxy::start(&by_identity("{}", [&to_web, &to_db], &named)).await;
+    let (before, after) = (old.client_as(&old.certify(&[&web("web")]), &[]), old.client_as(&new.certify(&[&web("web")]), &[]));
+    for (proxy, file) in [(&own, &of_clients), (&shared, &of_mesh)] {
+        assert!(ask(proxy.address(), before.clone()).await.is_some() && ask(proxy.address(), after.clone()).await.is_none());
+        std::fs::write(file, &new.pem).unwrap();
+        let started = std::time::Instant::now();
+        while ask(proxy.address(), after.clone()).await.is_none() {
+            assert!(started.elapsed() < DEADLINE);
+        }
+        assert!(ask(proxy.address(), before.clone()).await.is_none());
+    }
+}
