@@ -117,6 +117,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         Command::Init(init) => {
             let token = runtime.block_on(mesh::create(&init.store, &init.trust_domain, init.life))?;
             complain(INIT_HINT);
+            if ["127.0.0.1", "localhost", "[::1]"].iter().any(|here| init.store.contains(here)) {
+                complain("warning: it names a store on this host by an address that other hosts cannot reach\n");
+            }
             say(&format!("{}\n", *token.text()));
         }
         Command::Rotate(rotate) => {

@@ -91,7 +91,8 @@ impl Linking<'_> {
         }
         let metrics = before.filter(|before| before.target.upstream_name() == target.upstream_name()).map(|before| before.metrics.clone());
         let metrics = metrics.unwrap_or_else(|| Arc::new(RouteMetrics::new(&self.context.meter, name, config.upstream.as_ref())));
-        Some(Arc::new(Route { name: name.clone(), steps, target, timeout: config.timeout, metrics }))
+        let (name, reads_client_cert) = (name.clone(), config.rule.reads_client_cert());
+        Some(Arc::new(Route { name, steps, target, timeout: config.timeout, reads_client_cert, metrics }))
     }
 
     /// Whether nothing that a route is linked with has changed, as that is with most routes at most changes. Routes with something to
@@ -100,7 +101,7 @@ impl Linking<'_> {
         let (now, then) = (self.settled, &self.previous.settled);
         let is_linked_alike = Arc::ptr_eq(&now.routes, &then.routes) && Arc::ptr_eq(&now.middlewares, &then.middlewares);
         let is_same_target = matches!(&before.target, Target::Upstream(upstream) if !self.changed.contains(&upstream.name));
-        is_linked_alike && is_same_target && config.listeners.is_empty() && !config.rule.reads_client_cert()
+        is_linked_alike && is_same_target && config.listeners.is_empty() && !before.reads_client_cert
     }
 
     fn steps(&self, own: &OwnSteps) -> Result<Vec<Arc<dyn Step>>, String> {
@@ -374,7 +375,8 @@ fn changed<'a>(now: &Upstreams, before: &'a Upstreams) -> HashSet<&'a Name> {
 }
 
 fn is_same_route(before: &Route, config: &config::Route, steps: &[Arc<dyn Step>], target: &Target) -> bool {
-    before.target.is_same(target) && before.timeout == config.timeout && is_each_same(&before.steps, steps)
+    let is_alike = before.timeout == config.timeout && before.reads_client_cert == config.rule.reads_client_cert();
+    is_alike && before.target.is_same(target) && is_each_same(&before.steps, steps)
 }
 
 fn is_each_same<T: ?Sized>(a: &[Arc<T>], b: &[Arc<T>]) -> bool {

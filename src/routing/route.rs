@@ -19,6 +19,8 @@ pub struct Route {
     pub target: Target,
     /// For a request as a whole.
     pub timeout: Option<Duration>,
+    /// Whether its rule looks at the client's certificate.
+    pub(super) reads_client_cert: bool,
     /// What it counts. Carried over from table to table.
     pub metrics: Arc<RouteMetrics>,
 }

@@ -74,7 +74,7 @@ async fn requests_are_routed_by_the_clients_certificate() {
 async fn a_certificate_may_be_optional_and_a_bad_one_is_refused_all_the_same() {
     let (to_web, rest) = (Endpoint::answering("web").await, Endpoint::answering("rest").await);
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let optional = format!("{{ mode = \"optional\", ca = '''{}''' }}", ours.pem.replace('\n', "\n"));
+    let optional = format!("{{ mode = \"optional\", ca = '''{}''' }}", ours.pem);
     let config = by_identity(&optional, [&to_web, &rest], &ours.certify(&["a.test"]).toml("a"));
     let proxy = Proxy::start(&config.replace("match = 'ClientCert(\"spiffe://mesh.test/db/*\")'", "match = 'PathPrefix(\"/\")'")).await;
     let text = async |client| ask(proxy.address(), client).await.map(|(_, text)| text);

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 /// How long a CA could sign, if it were not rotated.
 const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
@@ -20,6 +21,13 @@ pub(super) struct Authority {
     pub(super) cert: String,
     /// Its private key, as PEM text.
     key: String,
+}
+
+/// It signs for everyone.
+impl Drop for Authority {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
 }
 
 /// A certificate that was issued.

@@ -70,7 +70,7 @@ pub enum StateError {
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
     /// No CA signs.
-    #[error("no CA of the mesh signs at this time: is the clock right?")]
+    #[error("no CA of the mesh is trusted at this time: is the clock right?")]
     NoSigner,
     /// Cryptography failed.
     #[error("cannot seal the mesh")]
@@ -124,8 +124,10 @@ impl State {
 
     fn signing(&self, now: SystemTime) -> Option<&Authority> {
         let now = since_epoch(now);
-        let signing = self.authorities.iter().filter(|it| it.signs_from_ms <= now && it.is_trusted(now));
-        signing.max_by_key(|it| it.signs_from_ms).map(|it| &it.authority)
+        let trusted = || self.authorities.iter().filter(|it| it.is_trusted(now));
+        let signing = trusted().filter(|it| it.signs_from_ms <= now).max_by_key(|it| it.signs_from_ms);
+        // By a clock that is behind that of who made the mesh none signs yet: then it is the first.
+        signing.or_else(|| trusted().min_by_key(|it| it.signs_from_ms)).map(|it| &it.authority)
     }
 
     /// A certificate for this name in the mesh.
@@ -208,6 +210,7 @@ mod tests {
         assert_ne!(new, old);
         assert_eq!(after.trusted(at(1_099)), both);
         assert_eq!((after.trusted(at(1_100)), after.signer(at(1_100))), (new.clone(), Some(&*new)));
+        assert_eq!(before.signer(UNIX_EPOCH), Some(&*old), "a clock may be behind");
         let now = before.rotated(Duration::ZERO, at(5)).unwrap();
         assert_eq!(now.signer(at(5)), Some(&*now.trusted(at(5))));
         let mut many = before;
