@@ -44,7 +44,9 @@ pub(crate) async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
 fn explain(error: &io::Error) -> &'static str {
     match tls_error(error) {
         Some(rustls::Error::NoCertificatesPresented) => ": it has not joined, or shows its certificate to others only",
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => ": another CA signed it, or one that was rotated out",
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)) => {
+            ": another CA signed it, or one that was rotated out"
+        }
         _ => "",
     }
 }
@@ -54,7 +56,8 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
     use AlertDescription as Alert;
     let Some(rustls::Error::AlertReceived(alert)) = tls_error(error) else { return false };
     let certificate = [Alert::BadCertificate, Alert::UnsupportedCertificate, Alert::CertificateRevoked, Alert::CertificateExpired];
-    let issuer = [Alert::CertificateUnknown, Alert::UnknownCA, Alert::CertificateRequired, Alert::AccessDenied];
+    // The last one: a CA of the same name as one that is trusted.
+    let issuer = [Alert::CertificateUnknown, Alert::UnknownCA, Alert::CertificateRequired, Alert::AccessDenied, Alert::DecryptError];
     certificate.contains(alert) || issuer.contains(alert)
 }
 

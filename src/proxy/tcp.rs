@@ -85,7 +85,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
     let accept = TlsAcceptor::from(tls.clone()).accept(Prefixed::new(ahead, stream)).into_fallible();
     let stream = match tokio::time::timeout(limit, accept).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err((error, stream))) => return handshake::failed(&worker, &listener, peer, error, stream).await,
+        Ok(Err((error, stream))) => return Box::pin(handshake::failed(&worker, &listener, peer, error, stream)).await,
         Err(_) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
     };
     let encryption = Encryption::of(stream.get_ref().1);

@@ -246,7 +246,7 @@ async fn an_endpoint_that_refuses_our_certificate_is_counted() {
     let mut client = Wire::connect(near.address_of("tcp")).await;
     client.send(GET).await;
     client.ended().await;
-    let counted = "nuncio_upstream_errors_total{cause=\"certificate_refused\",upstream=\"far\"} 1";
+    let counted = "nuncio_upstream_errors_total{upstream=\"far\",cause=\"certificate_refused\"} 1";
     eventually("the refusal is counted", || near.server.metrics().contains(counted)).await;
 }
 

@@ -42,9 +42,10 @@ pub struct Issued {
 }
 
 impl Authority {
-    /// A new one.
-    pub(super) fn generate(name: String, now: SystemTime) -> Result<Self, rcgen::Error> {
+    /// A new one. Its name ends with a digest of its key: of two CAs with one name it would be guessed which one has signed.
+    pub(super) fn generate(name: &str, now: SystemTime) -> Result<Self, rcgen::Error> {
         let key = KeyPair::generate()?;
+        let name = format!("{name} {:08x}", crc32fast::hash(key.public_key_raw()));
         let mut params = params_of_ca(&name);
         (params.not_before, params.not_after) = ((now - SKEW).into(), (now + CA_LIFE).into());
         let cert = params.self_signed(&key)?.pem();

@@ -102,7 +102,7 @@ impl State {
         if self.authorities.len() == AUTHORITIES_MAX {
             return Err(StateError::TooMany);
         }
-        let authority = Authority::generate(format!("{} CA {}", self.trust_domain, self.version + 1), now)?;
+        let authority = Authority::generate(&format!("{} CA {}", self.trust_domain, self.version + 1), now)?;
         self.authorities.push(Scheduled { authority, signs_from_ms: since_epoch(signs_from), trusted_until_ms: None });
         Ok(())
     }
