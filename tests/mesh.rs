@@ -177,6 +177,13 @@ async fn the_page_does_what_it_says() {
             _ => _ = finish(&line, at).await,
         }
     }
+    // A second mesh in its place is refused, and the token of the first is left alone.
+    let again = format!("nuncio mesh init --store etcd://{etcd_at} --out mesh.token 2>&1 || true");
+    assert!(finish(&again, at).await.contains("there is a mesh at /nuncio-mesh"));
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(at.join("mesh.token")).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let token = mesh::read_token(&nuncio::config::providers::Join::from(at.join("mesh.token").to_str().unwrap().to_owned())).unwrap();
+    assert_eq!(token.trust_domain, "nuncio");
     let curl = finish(&format!("curl -sS --max-time 15 http://{ambassador}/"), at).await;
     assert_eq!(curl, "plain\n", "a plain program talks to a plain program");
     assert!(answers(shop).await);

@@ -1,7 +1,7 @@
 //! `nuncio mesh`: a CA in a store, and the token that opens it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nuncio::discovery::keep::write_private;
 use nuncio::discovery::mesh::{self, LIFE_MIN, read_token};
@@ -16,7 +16,7 @@ A mesh is a small CA that a store keeps, sealed. Whoever has its join token can 
 --join makes a key of its own, gets a certificate for it, and renews it in time.
 
 Examples:
-  nuncio mesh init --store etcd://10.0.0.5:2379 > mesh.token         once, anywhere
+  nuncio mesh init --store etcd://10.0.0.5:2379 --out mesh.token     once, anywhere
   nuncio forward 8443 127.0.0.1:80 --inbound --join mesh.token       beside the service
   nuncio ambassador apache-A 80 --join mesh.token                    beside its clients
   nuncio mesh rotate --join mesh.token                               another CA: what the one before signed is revoked in a day")]
@@ -40,7 +40,7 @@ nothing of the mesh can be read without it.
 
 Examples:
   nuncio mesh init --store etcd://10.0.0.5:2379
-  nuncio mesh init --store etcds://10.0.0.5,10.0.0.6/edge --trust-domain example.org --life 24h > mesh.token")]
+  nuncio mesh init --store etcds://10.0.0.5,10.0.0.6/edge --trust-domain example.org --life 24h --out mesh.token")]
 struct Init {
     /// Where it is kept, as every instance reaches it: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS
     #[arg(long, value_name = "URL")]
@@ -51,6 +51,28 @@ struct Init {
     /// How long certificates live; 30m or more. They are renewed at half of it
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = parse_life)]
     life: Duration,
+    #[command(flatten)]
+    out: Out,
+}
+
+#[derive(clap::Args)]
+struct Out {
+    /// Writes the token to this file, which its owner alone can read, and does not print it
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Out {
+    fn tell(&self, token: &mesh::Token) -> Result<(), Failure> {
+        let line = format!("{}\n", *token.text());
+        match &self.out {
+            Some(path) => write(path, &line),
+            None => {
+                say(&line);
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Give the mesh a new CA, so that what the one before has signed ends
@@ -65,7 +87,7 @@ Give it to everyone who is to stay, within half of the overlap; instances with -
 
 Examples:
   nuncio mesh rotate --join mesh.token
-  nuncio mesh rotate --join mesh.token --overlap 1h --new-token > mesh.token.new")]
+  nuncio mesh rotate --join mesh.token --overlap 1h --new-token --out mesh.token")]
 struct Rotate {
     #[command(flatten)]
     member: Member,
@@ -75,6 +97,8 @@ struct Rotate {
     /// Makes another join token, which alone opens the mesh from now on, and prints it
     #[arg(long)]
     new_token: bool,
+    #[command(flatten)]
+    out: Out,
 }
 
 /// Issue a certificate to a program that is no instance of Nuncio
@@ -116,35 +140,35 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     match &args.command {
         Command::Init(init) => {
             let token = runtime.block_on(mesh::create(&init.store, &init.trust_domain, init.life))?;
-            complain(INIT_HINT);
+            complain("The mesh is made. Start instances with --join and its token, or with a file that holds it.\n");
             if ["127.0.0.1", "localhost", "[::1]"].iter().any(|here| init.store.contains(here)) {
                 complain("warning: it names a store on this host by an address that other hosts cannot reach\n");
             }
-            say(&format!("{}\n", *token.text()));
+            init.out.tell(&token)?;
         }
         Command::Rotate(rotate) => {
             let token = runtime.block_on(mesh::rotate(&rotate.member.token()?, rotate.overlap, rotate.new_token))?;
+            let at = |after: Duration| humantime::format_rfc3339_seconds(SystemTime::now() + after);
+            let (signs, ends) = (at(rotate.overlap / 2), at(rotate.overlap));
+            complain(&format!("The mesh has a new CA, which signs from {signs} on. What those before signed ends at {ends}.\n"));
             if rotate.new_token {
-                say(&format!("{}\n", *token.text()));
+                rotate.out.tell(&token)?;
             }
         }
         Command::Issue(issue) => {
             let (issued, ca) = runtime.block_on(mesh::issue(&issue.member.token()?, &issue.name))?;
             let name = issue.name.replace('/', "-");
-            write(&issue.dir, &format!("{name}.pem"), &issued.cert)?;
-            write(&issue.dir, &format!("{name}.key"), &issued.key)?;
-            write(&issue.dir, "ca.pem", &ca)?;
+            write(&issue.dir.join(format!("{name}.pem")), &issued.cert)?;
+            write(&issue.dir.join(format!("{name}.key")), &issued.key)?;
+            write(&issue.dir.join("ca.pem"), &ca)?;
         }
     }
     Ok(())
 }
 
-const INIT_HINT: &str =
-    "The mesh is made. This is its join token; start instances with --join TOKEN, or --join FILE with a file that holds it:\n";
-
-fn write(dir: &Path, name: &str, text: &str) -> Result<(), Failure> {
-    let path = dir.join(name);
-    write_private(&path, &[text.as_bytes()]).map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let written = std::path::absolute(path).and_then(|path| write_private(&path, &[text.as_bytes()]));
+    written.map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
 }
 
 fn parse_trust_domain(text: &str) -> Result<String, String> {

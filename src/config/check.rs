@@ -61,6 +61,7 @@ mod tests {
             "providers.etcd.tls",
             "providers.file",
             "providers.zookeeper",
+            "providers.mesh",
             "providers.swarm",
             "listeners.x",
             "listeners.x.tls",
