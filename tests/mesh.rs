@@ -203,11 +203,43 @@ async fn the_page_does_what_it_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_is_good() {
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/config/mutual-tls.toml");
+async fn the_example_routes_by_identity() {
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/mutual-tls.toml")).unwrap();
+    let etcd = Etcd::start().await;
+    let service = Service::start().await;
     let directory = TempDir::new().unwrap();
-    let said = finish(&format!("nuncio check {example}"), directory.path()).await;
+    let at = directory.path();
+    finish(&format!("nuncio mesh init --store etcd://{} --out mesh.token", etcd.address()), at).await;
+    let [inbound, outbound, db] = free();
+    let mut config = example.clone();
+    for (written, here) in [
+        ("/run/secrets/mesh.token", at.join("mesh.token").to_str().unwrap()),
+        ("0.0.0.0:8443", &inbound.to_string()),
+        ("127.0.0.1:8080", &service.address.to_string()),
+        ("127.0.0.1:5432", &outbound.to_string()),
+        ("10.0.0.7:6432", &db.to_string()),
+    ] {
+        assert!(config.contains(written), "{written}");
+        config = config.replace(written, here);
+    }
+    std::fs::write(at.join("nuncio.toml"), config).unwrap();
+    let said = finish("nuncio check nuncio.toml", at).await;
     assert!(!said.contains("error"), "{said}");
+    let line = format!("nuncio forward {db} {} --join mesh.token --join-as db/1 --inbound --peer web", service.address);
+    let (other, ours) = (Running::ready(&line, at).await, Running::ready("nuncio run nuncio.toml", at).await);
+    assert!(answers(outbound).await, "to the database by mutual TLS");
+    let status = async |name: &str, method: &str| {
+        finish(&format!("nuncio mesh issue {name} --join mesh.token"), at).await;
+        let file = name.replace('/', "-");
+        // -k: it is looked for by its identity, which curl knows nothing of.
+        let shown = format!("--cert {file}.pem --key {file}.key -k -X {method}");
+        finish(&format!("curl -sS --max-time 15 -o /dev/null -w '%{{http_code}}' {shown} https://{inbound}/"), at).await
+    };
+    assert_eq!((status("shop", "POST").await, status("teams/red", "GET").await), ("200".into(), "200".into()));
+    assert_eq!((status("teams/red", "POST").await, status("shopper", "GET").await), ("404".into(), "404".into()));
+    for instance in [other, ours] {
+        instance.end().await;
+    }
 }
 
 /// A mesh in this store, whose certificates may live shorter than the command line allows: its token is in `mesh.token` of the directory.
