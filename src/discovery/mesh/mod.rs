@@ -330,3 +330,65 @@ impl Provider for MeshProvider {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(Mutex<Vec<Snapshot>>);
+
+    impl Publisher for Seen {
+        fn publish(&self, snapshot: Snapshot) {
+            self.0.lock().unwrap().push(snapshot);
+        }
+
+        fn contact(&self) {}
+    }
+
+    fn provider() -> (MeshProvider, Token, State) {
+        let token = Token::generate("etcd://e", "example.org").unwrap();
+        let join = Join::from(token.text().to_string());
+        let provider = MeshProvider::new(Name::literal("mesh"), MeshConfig { join, identity: Some("web".into()) });
+        (provider, token, State::new("example.org", Duration::from_secs(3_600), SystemTime::now()).unwrap())
+    }
+
+    fn certificate(seen: &Seen) -> Certificate {
+        seen.0.lock().unwrap().last().unwrap().certificates[CERTIFICATE].value.clone().unwrap()
+    }
+
+    #[test]
+    fn what_was_put_back_is_refused_unless_the_token_is_another_one() {
+        let (mut provider, token, state) = provider();
+        let rotated = state.rotated(Duration::from_secs(60), SystemTime::now()).unwrap();
+        provider.learn(&token, rotated.clone()).unwrap();
+        let older = provider.learn(&token, state.clone()).unwrap_err();
+        assert!(older.to_string().contains("version 0 of the mesh, and has held 1"), "{older}");
+        provider.learn(&token, rotated).unwrap();
+        provider.learn(&Token::generate("etcd://e", "example.org").unwrap(), state).unwrap();
+    }
+
+    #[test]
+    fn a_certificate_is_made_when_it_is_due_and_not_before() {
+        let (mut provider, token, state) = provider();
+        let seen = Seen::default();
+        assert!(!provider.renew(&seen).unwrap(), "nothing is known yet");
+        provider.learn(&token, state.clone()).unwrap();
+        assert!(provider.renew(&seen).unwrap() && !provider.renew(&seen).unwrap());
+        let first = certificate(&seen);
+        // A CA that is to come is trusted, by the certificate as it is.
+        let rotated = state.rotated(Duration::from_secs(3_600), SystemTime::now()).unwrap();
+        provider.learn(&token, rotated.clone()).unwrap();
+        assert!(provider.renew(&seen).unwrap());
+        let second = certificate(&seen);
+        assert!(second.cert == first.cert && second.ca != first.ca);
+        // One that is there at once signs at once; so does the clock.
+        provider.learn(&token, rotated.rotated(Duration::ZERO, SystemTime::now()).unwrap()).unwrap();
+        assert!(provider.renew(&seen).unwrap() && certificate(&seen).cert != first.cert);
+        provider.current.as_mut().unwrap().renew_at = SystemTime::now();
+        assert!(provider.renew(&seen).unwrap() && !provider.renew(&seen).unwrap());
+        assert_eq!(seen.0.lock().unwrap().len(), 4);
+    }
+}
