@@ -13,6 +13,7 @@ fuzz_target!(|bytes: &[u8]| match dialect::decode(bytes) {
         match &address {
             Address::Ip(address) => assert!(address.port() != 0 && !address.ip().to_canonical().is_unspecified()),
             Address::Name(name) => assert!(name.port != 0 && is_host(&name.host)),
+            Address::Unix(path) => panic!("{path} is of another machine"),
         }
         assert!(weight <= Endpoint::WEIGHT_MAX);
         let again = dialect::decode(address.to_string().as_bytes()).ok().flatten();

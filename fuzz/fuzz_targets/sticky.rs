@@ -2,7 +2,6 @@
 
 #![no_main]
 
-use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use http::header::COOKIE;
@@ -11,6 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use nuncio::config::upstream::Sticky;
 use nuncio::names::Name;
 use nuncio::routing::sticky::{Found, StickyKey, StickyTable, cookie_value, token};
+use nuncio::socket::SocketAddress;
 
 const COOKIE_NAME: &str = "session";
 
@@ -22,12 +22,12 @@ struct Fixture {
 }
 
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
-    let addresses: Vec<SocketAddr> = ["10.0.0.1:80", "[2001:db8::1]:443"].map(|address| address.parse().unwrap()).into();
+    let addresses: Vec<SocketAddress> = ["10.0.0.1:80", "unix:/run/app.sock"].map(|address| address.parse().unwrap()).into();
     let upstream = Name::literal("api");
     let config: Sticky = serde_json::from_value(serde_json::json!({ "cookie": COOKIE_NAME })).unwrap();
     let keys = [StickyKey::from_bytes([1; StickyKey::BYTES]), StickyKey::from_bytes([2; StickyKey::BYTES])];
     let table = |keys: &[StickyKey]| StickyTable::new(&config, &upstream, &addresses, keys).unwrap();
-    let tokens = keys.iter().flat_map(|key| addresses.iter().map(|address| token(key, &upstream, *address).as_str().to_string()));
+    let tokens = keys.iter().flat_map(|key| addresses.iter().map(|address| token(key, &upstream, address).as_str().to_string()));
     Fixture { tokens: tokens.collect(), table: table(&keys), stranger: table(&[StickyKey::generate().unwrap()]) }
 });
 

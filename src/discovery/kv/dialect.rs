@@ -136,7 +136,12 @@ fn host_and_port(fields: &Fields<'_>, host: &str, port: &str) -> Result<Address,
 fn address(text: &str) -> Result<Address, Problem> {
     let address = Endpoint::parse_address(text).map_err(|_| refused(text))?;
     let is_reachable = |address: SocketAddr| !address.ip().to_canonical().is_unspecified() && !address.ip().is_multicast();
-    if address.ip().is_none_or(is_reachable) { Ok(address) } else { Err(refused(text)) }
+    match &address {
+        Address::Ip(ip) if is_reachable(*ip) => Ok(address),
+        Address::Name(_) => Ok(address),
+        // A socket of the machine that wrote it is none of ours.
+        Address::Ip(_) | Address::Unix(_) => Err(refused(text)),
+    }
 }
 
 fn refused(text: &str) -> Problem {
