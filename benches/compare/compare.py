@@ -58,7 +58,13 @@ STREAM_CLIENTS = 4  # processes that each download one response after another
 ENDPOINT_ADDRESSES = 2  # of one endpoint server, so that balancing is really on
 
 # How much dearer than the cheaper peer a request may be.
-BUDGET = {"h1": 1.05, "tls-h1": 1.05, "tls-h2": 1.15, "udp": 1.0, "udp-session": 1.0}
+BUDGET = {"h1": 1.05, "tls-h1": 1.05, "tls-h2": 1.15, "tcp": 1.0, "tcp-stream": 1.0, "udp": 1.0, "udp-session": 1.0}
+
+# Who is compared with, where that is not the cheaper one.
+PEER = {"tcp": "haproxy", "tcp-stream": "haproxy"}
+
+# The most bytes of memory per idle connection.
+MEMORY_BUDGET = {"idle-memory-tcp": 4096}
 
 # From this share of the proxy's core used by others on, figures are called imprecise.
 NOISY = 0.1
@@ -1211,9 +1217,13 @@ class Bench:
                 count = self.errors(scenario, name)
                 if count:
                     lines.append((f"{scenario.name}: {name}: {count:,} errors", False))
+            if scenario.name in MEMORY_BUDGET and "nuncio" in names:
+                each, most = self.median(scenario, "nuncio", "bytes_settled"), MEMORY_BUDGET[scenario.name]
+                lines.append((f"{scenario.name}: nuncio {each or 0:,.0f} bytes, at most {most:,}", each is not None and each <= most))
             if scenario.name not in BUDGET or "nuncio" not in names:
                 continue
-            costs = {peer: self.median(scenario, peer, "cpu_us") for peer in peers}
+            held = [PEER[scenario.name]] if scenario.name in PEER else peers
+            costs = {peer: self.median(scenario, peer, "cpu_us") for peer in held}
             costs = {peer: cost for peer, cost in costs.items() if cost}
             if not costs:
                 lines.append((f"{scenario.name}: no peer to compare with", False))
@@ -1346,7 +1356,7 @@ def parse(arguments):
     parser.add_argument("--nginx-stream-module", metavar="PATH", help="nginx's ngx_stream_module.so, if not where nginx looks for it")
     parser.add_argument("--json", metavar="FILE", help="write every figure of every run")
     parser.add_argument("--markdown", metavar="FILE", nargs="?", const="-", help="Markdown table for the README, on the terminal or into FILE")
-    parser.add_argument("--check", action="store_true", help="exit with status 1 on errors, or when nuncio needs more CPU than the cheaper peer times "
+    parser.add_argument("--check", action="store_true", help="exit with status 1 on errors, or when nuncio needs more CPU than the cheaper peer (tcp and tcp-stream: than HAProxy) times "
                         + ", ".join(f"{most} ({name})" for name, most in BUDGET.items()))
     parser.add_argument("--keep", action="store_true", help="keep the directory with configurations and logs")
     options = parser.parse_args(arguments)
