@@ -32,6 +32,7 @@
 //! | [`health`] | active checks |
 //! | [`proxy`] | the data plane: one single-threaded runtime per core |
 //! | [`register`] | the other direction: containers → a store that others read |
+//! | [`socket`] | where stream sockets are, of TCP and of this machine, and connections to them |
 //! | [`proxy_protocol`] | the header in which proxies tell each other of clients, as bytes |
 //! | [`admin`] | probes, metrics and the table over HTTP |
 //! | [`server`] | bind → run → drain |
