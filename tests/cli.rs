@@ -781,7 +781,7 @@ async fn an_import_passes_the_check_and_says_what_it_lacks() {
     assert_eq!((code, said.as_str(), complaints.as_str()), (0, "", ""));
     assert_eq!(finish(&["check", &result]).await.0, 0);
 
-    std::fs::write(&source, format!("{config}  server t 127.0.0.1:3001 backup\n")).unwrap();
+    std::fs::write(&source, format!("{config}  server t 127.0.0.1:3001 disabled\n")).unwrap();
     let (code, said, complaints) = finish(&["import", "haproxy", &source]).await;
     assert_eq!(code, 3, "{complaints}");
     assert_eq!(said, std::fs::read_to_string(&result).unwrap());

@@ -141,7 +141,7 @@ fn change() -> impl Strategy<Value = Change> {
 
 impl Change {
     fn apply(&self, snapshot: &mut Snapshot) {
-        let endpoint = |(number, weight): (u8, u16)| Endpoint { address: address(number).into(), weight };
+        let endpoint = |(number, weight): (u8, u16)| Endpoint { weight, ..Endpoint::new(address(number)) };
         match self {
             Self::Route { at, rule, middleware, upstream, priority } => {
                 let middlewares = middleware.iter().map(|at| MiddlewareRef::Shared(name(NAMES[*at]))).collect();
@@ -367,7 +367,7 @@ fn a_shared_middleware_rebuilds_its_users_only() {
 fn an_address_counts_once() {
     let mut config = Snapshot::empty(Instant::now());
     upstream(&mut config, "app", Upstream::of([address(1)]));
-    register(&mut config, "app", "one", Ok(Endpoint { address: address(1).into(), weight: 9 }));
+    register(&mut config, "app", "one", Ok(Endpoint { weight: 9, ..Endpoint::new(address(1)) }));
     register(&mut config, "app", "two", Ok(Endpoint::new(address(2))));
     let table = first(&config);
     let endpoints: Vec<_> = table.upstreams["app"].endpoints.iter().map(|it| (it.address.ip().unwrap(), it.weight)).collect();

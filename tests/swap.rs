@@ -154,7 +154,7 @@ impl World {
         config.middlewares.insert(Name::literal("tell"), header("response", number));
         let rewrite = HostHeader::Rewrite(format!("generation-{number}"));
         let of = |addresses: Vec<(SocketAddr, u16)>| Upstream {
-            endpoints: addresses.into_iter().map(|(address, weight)| Weighted { address: address.into(), weight }).collect(),
+            endpoints: addresses.into_iter().map(|(address, weight)| Weighted { weight, ..Weighted::new(address) }).collect(),
             host: rewrite.clone(),
             ..Upstream::default()
         };

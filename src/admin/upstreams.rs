@@ -60,6 +60,9 @@ pub struct EndpointView {
     pub id: Option<Name>,
     /// Its share relative to the others; 0 while it drains.
     pub weight: u16,
+    /// Whether it waits until no other can.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backup: bool,
     /// Whether it is well.
     pub health: Health,
     /// The last change of that.
@@ -118,6 +121,7 @@ impl EndpointView {
             address: endpoint.address.clone(),
             id: endpoint.id.clone(),
             weight: endpoint.weight,
+            backup: endpoint.is_backup,
             health: endpoint.state.health(),
             changed: endpoint.state.last_change().map(|change| ChangeView::of(change, now)),
             in_flight: endpoint.state.in_flight(),

@@ -7,6 +7,7 @@
 //! | `ring` | the points of endpoints that consistent hashing walks |
 //! | `alias` | a weighted draw in constant time |
 //! | `members` | the indices that may be picked at all, and the search for any eligible one when draws fail |
+//! | [`tiers`] | a policy with backups behind it |
 //! | `dice` | many random numbers out of the one that a caller gives |
 //!
 //! Every policy keeps one contract, which the tests below run over all of them: a pick is of weight above zero and eligible; there is
@@ -24,12 +25,14 @@ pub mod random;
 mod ring;
 pub mod round_robin;
 mod schedule;
+pub mod tiers;
 
 use crate::socket::SocketAddress;
 pub use hash::{Hash, hash_bytes};
 pub use least_request::LeastRequest;
 pub use random::Random;
 pub use round_robin::RoundRobin;
+pub use tiers::{Member, Tiers};
 
 /// How an endpoint is chosen, as it is configured.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -43,7 +43,7 @@ fn cells(endpoint: &EndpointView) -> Vec<(String, Tone)> {
     vec![
         plain(&endpoint.address),
         plain(endpoint.id.as_ref().map_or("", |id| id.as_str())),
-        plain(endpoint.weight),
+        plain(format!("{}{}", endpoint.weight, if endpoint.backup { " backup" } else { "" })),
         (endpoint.health.to_string(), tone(endpoint.health)),
         plain(endpoint.in_flight),
         faint(changed.unwrap_or_default()),

@@ -415,7 +415,7 @@ mod tests {
         let error = check::<Listener>(r#"{"address":":80","protocol":"tpc"}"#, "unknown keyword `tpc`", r#""tpc""#);
         assert_eq!(error.help.as_deref(), Some("did you mean `tcp`?"));
         let error = check::<Endpoint>(r#"{"zzz":1}"#, "unknown key `zzz`", r#""zzz""#);
-        assert_eq!(error.help.as_deref(), Some("known here: `address`, `weight`"));
+        assert_eq!(error.help.as_deref(), Some("known here: `address`, `weight`, `backup`"));
     }
 
     #[test]

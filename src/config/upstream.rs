@@ -159,16 +159,19 @@ pub struct Endpoint {
     pub address: Address,
     /// Its share relative to the others. 0 drains it: no new clients, while sticky sessions stay. Default 1, at most 1,000.
     pub weight: u16,
+    /// Whether it gets requests only while no other endpoint can: none that is not a backup is up. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub backup: bool,
 }
 
 impl Endpoint {
     /// The greatest weight: it bounds the schedule of round robin and the ring of consistent hashing.
     pub const WEIGHT_MAX: u16 = 1_000;
 
-    /// An endpoint of weight 1.
+    /// An endpoint of weight 1, not a backup.
     #[must_use]
     pub fn new(address: impl Into<Address>) -> Self {
-        Self { address: address.into(), weight: 1 }
+        Self { address: address.into(), weight: 1, backup: false }
     }
 
     /// Reads an address that can be connected to, or a name.
@@ -188,6 +191,8 @@ impl<'de> Deserialize<'de> for Endpoint {
             address: Address,
             #[serde(default = "one", deserialize_with = "deserialize_weight")]
             weight: u16,
+            #[serde(default)]
+            backup: bool,
         }
         fn one() -> u16 {
             1
@@ -208,8 +213,8 @@ impl<'de> Deserialize<'de> for Endpoint {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-                let Table { address, weight } = Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                Ok(Endpoint { address, weight })
+                let Table { address, weight, backup } = Table::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Endpoint { address, weight, backup })
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -481,7 +486,10 @@ mod tests {
         let check = |json: &str| serde_json::from_str::<Endpoint>(json).map_err(|error| error.to_string());
         let address = Address::Ip("10.0.0.1:80".parse().unwrap());
         assert_eq!(check(r#""10.0.0.1:80""#), Ok(Endpoint::new(address.clone())));
-        assert_eq!(check(r#"{"address":"10.0.0.1:80","weight":0}"#), Ok(Endpoint { address, weight: 0 }));
+        assert_eq!(check(r#"{"address":"10.0.0.1:80","weight":0}"#), Ok(Endpoint { weight: 0, ..Endpoint::new(address.clone()) }));
+        let backup = Endpoint { backup: true, ..Endpoint::new(address) };
+        assert_eq!(check(r#"{"address":"10.0.0.1:80","backup":true}"#).as_ref(), Ok(&backup));
+        assert_eq!(check(&serde_json::to_string(&backup).unwrap()), Ok(backup));
         assert_eq!(check(r#""app.internal:80""#), Ok(Endpoint::new(Address::parse("app.internal:80").unwrap())));
         assert!(check(r#""10.0.0.1""#).unwrap_err().contains("not an IP address or name with a port"));
         assert!(check(r#""0.0.0.0:80""#).unwrap_err().contains("cannot be connected to"));

@@ -147,13 +147,15 @@ impl Container {
     fn instance(&self, config: &DockerConfig) -> Instance {
         let id = self.name().to_owned();
         if self.host_config.network_mode == "host" {
-            return Instance { id, ports: BTreeMap::new(), any_port: Some(config.host_address()), trouble: None };
+            return Instance { id, ports: BTreeMap::new(), any_port: Some(config.host_address()), is_backup: false, trouble: None };
         }
         match config.address {
-            AddressChoice::Published => Instance { id, ports: self.published(config.host_address()), any_port: None, trouble: None },
+            AddressChoice::Published => {
+                Instance { id, ports: self.published(config.host_address()), any_port: None, is_backup: false, trouble: None }
+            }
             AddressChoice::Internal => match self.internal(config.network.as_deref()) {
-                Ok(ip) => Instance { id, ports: self.exposed(ip), any_port: Some(ip), trouble: None },
-                Err(trouble) => Instance { id, ports: BTreeMap::new(), any_port: None, trouble: Some(trouble) },
+                Ok(ip) => Instance { id, ports: self.exposed(ip), any_port: Some(ip), is_backup: false, trouble: None },
+                Err(trouble) => Instance { id, ports: BTreeMap::new(), any_port: None, is_backup: false, trouble: Some(trouble) },
             },
         }
     }

@@ -44,7 +44,12 @@ fn registrator(telling: &mut Telling<'_>, route: Option<&RouteTemplate>) {
                 }
             };
             telling.say(format!("/upstreams/{name}"), &service.label, json!({}));
-            telling.join(name.as_str(), &format!("{}:{}", instance.id, service.port), &service.label, instance.address(Some(service.port)));
+            telling.join(
+                name.as_str(),
+                &format!("{}:{}", instance.id, service.port),
+                &service.label,
+                instance.endpoint(Some(service.port)),
+            );
             match route.map(|route| route.rule(&service.name)) {
                 Some(Ok(rule)) => {
                     telling.say(format!("/routes/{name}"), &service.label, json!({ "match": rule.text(), "upstream": name.as_str() }));
@@ -68,7 +73,7 @@ fn haproxy(telling: &mut Telling<'_>, group: Option<&str>) {
             telling.say(object.key, &object.label, object.value);
         }
         for instance in &bearer.instances {
-            telling.join(&port.upstream, &instance.id, &label, port_of(instance, port.index));
+            telling.join(&port.upstream, &instance.id, &label, port_of(instance, port.index).map(|address| instance.endpoint_at(address)));
         }
     }
 }
@@ -94,7 +99,7 @@ fn hive(telling: &mut Telling<'_>) {
     match published.port {
         Ok(port) => {
             for instance in &bearer.instances {
-                telling.join(&bearer.name, &instance.id, hive_labels::FQDN, instance.address(Some(port)));
+                telling.join(&bearer.name, &instance.id, hive_labels::FQDN, instance.endpoint(Some(port)));
             }
         }
         Err(message) => telling.report("port", Problem::error(message).effect("it gets no requests")),
@@ -121,7 +126,7 @@ mod tests {
     fn bearer(labels: &[(&str, &str)], variables: &[(&str, &str)], ports: &[u16]) -> Bearer {
         let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(label, value)| ((*label).into(), (*value).into())).collect();
         let ports: BTreeMap<u16, SocketAddr> = ports.iter().map(|port| (*port, SocketAddr::from(([10, 0, 0, 1], *port)))).collect();
-        let instance = Instance { id: "1".into(), ports, any_port: Some([10, 0, 0, 1].into()), trouble: None };
+        let instance = Instance { id: "1".into(), ports, any_port: Some([10, 0, 0, 1].into()), is_backup: false, trouble: None };
         Bearer {
             title: "container web".into(),
             name: "web".into(),

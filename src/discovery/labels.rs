@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::kv::Pair;
 use crate::config::providers::Conventions;
@@ -63,6 +63,8 @@ pub struct Instance {
     pub ports: BTreeMap<u16, SocketAddr>,
     /// Where a port is reached that it did not say. None: not at all.
     pub any_port: Option<IpAddr>,
+    /// Whether it is asked only while none of the others can be.
+    pub is_backup: bool,
     /// Why it has no address, if it has none.
     pub trouble: Option<String>,
 }
@@ -162,9 +164,9 @@ impl Telling<'_> {
     }
 
     /// Makes an instance an endpoint of `upstream`, by `id`.
-    pub(super) fn join(&mut self, upstream: &str, id: &str, label: &str, address: Result<SocketAddr, String>) {
-        match address {
-            Ok(address) => self.say(format!("/upstreams/{upstream}/endpoints/{id}"), label, json!({ "address": address.to_string() })),
+    pub(super) fn join(&mut self, upstream: &str, id: &str, label: &str, endpoint: Result<Map<String, Value>, String>) {
+        match endpoint {
+            Ok(endpoint) => self.say(format!("/upstreams/{upstream}/endpoints/{id}"), label, endpoint.into()),
             Err(message) => self.report(label, Problem::error(message).effect("it gets no requests")),
         }
     }
@@ -304,9 +306,8 @@ impl Reader<'_> {
             None => None,
         };
         for instance in &self.bearer.instances {
-            match instance.address(port) {
-                Ok(address) => {
-                    let mut endpoint = Map::from_iter([("address".to_owned(), Value::from(address.to_string()))]);
+            match instance.endpoint(port) {
+                Ok(mut endpoint) => {
                     endpoint.extend(weight.iter().map(|weight| ("weight".to_owned(), weight.clone())));
                     let key = format!("/upstreams/{upstream}/endpoints/{}", instance.id);
                     self.say(key, &format!("upstreams.{upstream}"), endpoint.into());
@@ -332,6 +333,17 @@ impl Reader<'_> {
 }
 
 impl Instance {
+    /// What it is as an endpoint by `port`, or by the only one if none is asked for.
+    pub(super) fn endpoint(&self, port: Option<u16>) -> Result<Map<String, Value>, String> {
+        self.address(port).map(|address| self.endpoint_at(address))
+    }
+
+    /// What it is as an endpoint at one of its addresses.
+    pub(super) fn endpoint_at(&self, address: SocketAddr) -> Map<String, Value> {
+        let backup = self.is_backup.then(|| ("backup".to_owned(), true.into()));
+        [("address".to_owned(), address.to_string().into())].into_iter().chain(backup).collect()
+    }
+
     /// Where `port` is reached, or the only one if none is asked for.
     pub(crate) fn address(&self, port: Option<u16>) -> Result<SocketAddr, String> {
         if let Some(trouble) = &self.trouble {
@@ -388,7 +400,7 @@ mod tests {
 
     fn bearer(name: &str, labels: &[(&str, &str)]) -> Bearer {
         let ports = BTreeMap::from([(80, "10.0.0.1:80".parse().unwrap())]);
-        let instance = Instance { id: name.into(), ports, any_port: Some("10.0.0.1".parse().unwrap()), trouble: None };
+        let instance = Instance { id: name.into(), ports, any_port: Some("10.0.0.1".parse().unwrap()), is_backup: false, trouble: None };
         let labels = labels.iter().map(|(label, value)| ((*label).into(), (*value).into())).collect();
         Bearer { title: format!("container {name}"), name: name.into(), created: 1, labels, instances: vec![instance], ..Bearer::default() }
     }

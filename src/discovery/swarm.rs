@@ -22,9 +22,9 @@ use super::kv::Tree;
 use super::labels::Said;
 use super::tasks::{Node, Servings, Swarm, bearers, missing_tasks, with_missing};
 use super::{Provider, ProviderError, Publisher};
-use crate::config::providers::{Conventions, EngineAddress, SwarmConfig};
+use crate::config::providers::{Conventions, EngineAddress, NodeChoice, SwarmConfig};
 use crate::config::snapshot::Removals;
-use crate::config::{Problem, Snapshot};
+use crate::config::{Origin, Problem, Snapshot};
 use crate::names::Name;
 
 /// How often tasks are looked at, if the settings do not say it.
@@ -96,6 +96,8 @@ struct Info {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 struct Membership {
+    #[serde(rename = "NodeID")]
+    node_id: String,
     local_node_state: String,
     remote_managers: Option<Vec<Manager>>,
 }
@@ -154,6 +156,7 @@ impl SwarmProvider {
         let connected = Engine::connect(&endpoint, self.config.tls.as_ref()).await;
         let engine = connected.map_err(|failure| failed("connect", failure))?;
         self.swarm.own_container = own_container().await;
+        self.swarm.own_engine = self.own_engine(&endpoint, &engine).await.map_err(|failure| failed("ask which node it is", failure))?;
         // Before anything is read, so that no event is missed. What nobody listened to is not remembered.
         self.removed.clear();
         let events = engine.events(&["service", "node", "container"], None).await;
@@ -174,6 +177,15 @@ impl SwarmProvider {
                 look = Look::All;
             }
         }
+    }
+
+    /// The node of `engine`, if it matters, and if that is the one that we run on: the file of a socket is on one host with its engine.
+    async fn own_engine(&self, endpoint: &EngineAddress, engine: &Engine) -> Result<Option<String>, Failure> {
+        if self.config.prefer_node != Some(NodeChoice::Local) || !matches!(endpoint, EngineAddress::Unix(_)) {
+            return Ok(None);
+        }
+        let (Info { swarm }, _) = engine.get::<Info>("/info").await?;
+        Ok(Some(swarm.node_id).filter(|id| !id.is_empty()))
     }
 
     /// Waits for an event, or until it is time to look at the tasks in any case.
@@ -209,7 +221,8 @@ impl SwarmProvider {
     /// Reads the tasks, and publishes what they and the services say.
     async fn look_at_tasks(&mut self, engine: &Engine, publisher: &dyn Publisher) -> Result<(), Failure> {
         // There are many more that ended a while ago.
-        (self.swarm.tasks, _) = engine.get_filtered("/tasks", &json!({ "desired-state": ["running"] })).await?;
+        let (tasks, _) = engine.get_filtered("/tasks", &json!({ "desired-state": ["running"] })).await?;
+        self.swarm.take_tasks(tasks);
         let servings = self.swarm.servings(&self.config);
         let missing = missing_tasks(&self.servings, &servings);
         let ended = if missing.is_empty() { BTreeSet::new() } else { self.told_to_end(engine).await? };
@@ -237,8 +250,16 @@ impl SwarmProvider {
         self.servings = servings;
     }
 
+    /// Why no node is preferred, although one is to be.
+    fn preference_problem(&self) -> Option<Problem> {
+        let message = self.swarm.node(self.config.prefer_node.as_ref()?).err()?;
+        let problem = Problem::error(format!("`prefer_node`: {message}")).effect("tasks of all nodes are used alike");
+        Some(problem.at(Origin::program(self.name.clone())))
+    }
+
     fn publish_as(&mut self, servings: &Servings, removals: Removals, publisher: &dyn Publisher) {
-        let said = Said::by(&bearers(servings), &self.conventions, &self.name);
+        let mut said = Said::by(&bearers(servings), &self.conventions, &self.name);
+        said.problems.extend(self.preference_problem());
         let is_changed = self.tree.replace_at(said.pairs());
         if !is_changed && self.problems.as_ref() == Some(&said.problems) {
             return publisher.contact();

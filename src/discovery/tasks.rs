@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::containers::or_default;
 use super::labels::{Bearer, Instance};
 use super::registrator_labels::variables;
-use crate::config::providers::{AddressChoice, SwarmConfig};
+use crate::config::providers::{AddressChoice, NodeChoice, SwarmConfig};
 
 /// A service as `GET /services` lists it.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -196,10 +196,14 @@ pub struct Swarm {
     pub services: Vec<Service>,
     /// All nodes, by their ids.
     pub nodes: BTreeMap<String, Node>,
-    /// At least the tasks that are wanted to run.
-    pub tasks: Vec<Task>,
     /// The container that we run in ourselves, by its id. None: none that we know of.
     pub own_container: Option<String>,
+    /// The node whose engine is asked, by its id, if that is known to be the one that we run on.
+    pub own_engine: Option<String>,
+    /// At least the tasks that are wanted to run.
+    tasks: Vec<Task>,
+    /// The task that we are. It is not forgotten when it is told to end and not among the others any more: its networks stay ours.
+    own_task: Option<Task>,
 }
 
 /// A service with those of its tasks that get requests, by their ids.
@@ -329,17 +333,47 @@ impl Attachment {
 }
 
 impl Swarm {
+    /// Takes the tasks that are wanted to run as they are now.
+    pub fn take_tasks(&mut self, tasks: Vec<Task>) {
+        self.tasks = tasks;
+        let is_own = |task: &&Task| self.own_container.as_deref() == Some(task.status.container_status.container_id.as_str());
+        if let Some(own) = self.tasks.iter().find(is_own) {
+            self.own_task = Some(own.clone());
+        }
+    }
+
+    /// The node that is chosen, by its id.
+    ///
+    /// # Errors
+    /// A sentence that says why it is not known.
+    pub fn node(&self, choice: &NodeChoice) -> Result<&str, String> {
+        match choice {
+            NodeChoice::Local => {
+                let own = self.own_task.as_ref().map(|task| task.node_id.as_str()).or(self.own_engine.as_deref());
+                own.ok_or_else(|| {
+                    "it is not known which node we run on: we are no task of this Swarm, nor is a manager's unix socket asked".into()
+                })
+            }
+            NodeChoice::Named(name) => {
+                let is_meant = |node: &&Node| node.id == *name || node.description.hostname == *name;
+                let node = self.nodes.values().find(is_meant);
+                node.map(|node| node.id.as_str()).ok_or_else(|| format!("there is no node `{name}`, by hostname or id"))
+            }
+        }
+    }
+
     /// The services with those of their tasks that get requests.
     #[must_use]
     pub fn servings(&self, config: &SwarmConfig) -> Servings {
         let standing = self.standing();
+        let preferred = config.prefer_node.as_ref().and_then(|choice| self.node(choice).ok());
         let mut of_service: BTreeMap<&str, Vec<&Task>> = BTreeMap::new();
         for task in self.tasks.iter().filter(|task| task.is_serving()) {
             of_service.entry(&task.service_id).or_default().push(task);
         }
         let serving = |service: &Service| {
             let bearer = service.bearer();
-            let place = Placing { service, labels: &bearer.labels, config, standing: &standing };
+            let place = Placing { service, labels: &bearer.labels, config, standing: &standing, preferred };
             let tasks = of_service.get(service.id.as_str()).into_iter().flatten();
             let tasks = tasks.map(|task| (task.id.clone(), place.instance(task, self.nodes.get(&task.node_id)))).collect();
             (service.id.clone(), Serving { bearer, tasks })
@@ -348,11 +382,11 @@ impl Swarm {
     }
 
     fn standing(&self) -> Standing {
-        let Some(own) = self.own_container.as_deref() else { return Standing::OnHost };
-        let Some(task) = self.tasks.iter().find(|task| task.status.container_status.container_id == own) else {
-            return Standing::InContainer;
-        };
-        Standing::InTask(task.attachments().map(|attachment| attachment.network.id.clone()).collect())
+        match (&self.own_container, &self.own_task) {
+            (None, _) => Standing::OnHost,
+            (Some(_), None) => Standing::InContainer,
+            (Some(_), Some(task)) => Standing::InTask(task.attachments().map(|attachment| attachment.network.id.clone()).collect()),
+        }
     }
 }
 
@@ -362,14 +396,17 @@ struct Placing<'a> {
     labels: &'a BTreeMap<String, String>,
     config: &'a SwarmConfig,
     standing: &'a Standing,
+    /// The node before all others, by its id. None: they are alike.
+    preferred: Option<&'a str>,
 }
 
 impl Placing<'_> {
     fn instance(&self, task: &Task, node: Option<&Node>) -> Instance {
         let id = task.name(node);
+        let is_backup = self.preferred.is_some_and(|preferred| preferred != task.node_id);
         match self.reach(task, node) {
-            Ok((ports, any_port)) => Instance { id, ports, any_port, trouble: None },
-            Err(trouble) => Instance { id, ports: BTreeMap::new(), any_port: None, trouble: Some(trouble) },
+            Ok((ports, any_port)) => Instance { id, ports, any_port, is_backup, trouble: None },
+            Err(trouble) => Instance { id, ports: BTreeMap::new(), any_port: None, is_backup, trouble: Some(trouble) },
         }
     }
 
@@ -492,7 +529,7 @@ mod tests {
     fn swarm() -> Swarm {
         let Recorded { services, tasks, nodes } = serde_json::from_str(SWARM).unwrap();
         let nodes = nodes.into_iter().map(|node| (node.id.clone(), node)).collect();
-        Swarm { services, nodes, tasks, own_container: None }
+        Swarm { services, nodes, tasks, ..Swarm::default() }
     }
 
     /// Of a service: id and addresses of each instance.
@@ -507,6 +544,14 @@ mod tests {
             format!("{slot} {}", places.join(" "))
         };
         bearer.instances.iter().map(text).collect()
+    }
+
+    const FIRST_OF_DNS: &str = "2b1ccf5803b40facfe2ddc4710ba923291497eb9aefeeb2fac034de4141374a2";
+
+    fn be_in(swarm: &mut Swarm, container: &str) {
+        swarm.own_container = Some(container.into());
+        let tasks = std::mem::take(&mut swarm.tasks);
+        swarm.take_tasks(tasks);
     }
 
     fn network(name: &str) -> SwarmConfig {
@@ -548,12 +593,51 @@ mod tests {
     fn a_network_that_we_share_is_found() {
         let mut swarm = swarm();
         assert!(of(&swarm, "ing", &SwarmConfig::default())[0].contains("the routing mesh is not used"));
-        swarm.own_container = Some("a standalone container".into());
+        be_in(&mut swarm, "a standalone container");
         assert_eq!(of(&swarm, "dns", &SwarmConfig::default())[0], "1 *=10.0.1.2");
         // The first task of `dns`.
-        swarm.own_container = Some("2b1ccf5803b40facfe2ddc4710ba923291497eb9aefeeb2fac034de4141374a2".into());
+        be_in(&mut swarm, FIRST_OF_DNS);
         assert_eq!(of(&swarm, "ing", &SwarmConfig::default()), ["1 80=10.0.1.6:80 *=10.0.1.6"]);
         assert_eq!(of(&swarm, "hostm", &SwarmConfig::default())[0], "1 80=127.0.0.1:32768");
+    }
+
+    /// Told to end, it still has requests to pass on.
+    #[test]
+    fn our_networks_stay_ours_to_our_end() {
+        let mut swarm = swarm();
+        be_in(&mut swarm, FIRST_OF_DNS);
+        let others = swarm.tasks.iter().filter(|task| task.status.container_status.container_id != FIRST_OF_DNS).cloned().collect();
+        swarm.take_tasks(others);
+        assert_eq!(of(&swarm, "ing", &SwarmConfig::default()), ["1 80=10.0.1.6:80 *=10.0.1.6"]);
+    }
+
+    #[test]
+    fn tasks_of_other_nodes_are_backups() {
+        let mut swarm = swarm();
+        let moved = swarm.tasks.iter_mut().find(|task| task.service_id.starts_with("3thj") && task.slot == 2).unwrap();
+        moved.node_id = "workerdown000000000000000".into();
+        let check = |swarm: &Swarm, prefer_node: Option<&str>, expected: [bool; 2]| {
+            let config = SwarmConfig { prefer_node: prefer_node.map(|node| node.to_owned().into()), ..SwarmConfig::default() };
+            let bearers = bearers(&swarm.servings(&config));
+            let bearer = bearers.iter().find(|bearer| bearer.name == "hostm").unwrap();
+            let mut backups: Vec<_> = bearer.instances.iter().map(|instance| (&instance.id, instance.is_backup)).collect();
+            backups.sort_unstable();
+            assert_eq!(backups.into_iter().map(|(_, is_backup)| is_backup).collect::<Vec<_>>(), expected, "{prefer_node:?}");
+        };
+        check(&swarm, None, [false, false]);
+        check(&swarm, Some("vm"), [false, true]);
+        check(&swarm, Some("5jmmfr5o13iz3cef0k29l5stw"), [false, true]);
+        check(&swarm, Some("down"), [true, false]);
+        // Whom nobody knows is not preferred.
+        check(&swarm, Some("nobody"), [false, false]);
+        assert!(swarm.node(&NodeChoice::Named("nobody".into())).unwrap_err().contains("no node `nobody`"));
+        check(&swarm, Some("local"), [false, false]);
+        assert!(swarm.node(&NodeChoice::Local).unwrap_err().contains("which node we run on"));
+        swarm.own_engine = Some("workerdown000000000000000".into());
+        check(&swarm, Some("local"), [true, false]);
+        // Where the task runs that we are: the manager that is asked may be elsewhere.
+        be_in(&mut swarm, FIRST_OF_DNS);
+        check(&swarm, Some("local"), [false, true]);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Endpoint {
     pub address: SocketAddress,
     /// Its share relative to the others; 0 while it drains.
     pub weight: u16,
+    /// Whether it waits until no other can.
+    pub is_backup: bool,
     /// The key it was registered under, if it has one of its own.
     pub id: Option<crate::names::Name>,
     /// What is known of it, over all generations.

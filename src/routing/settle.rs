@@ -12,7 +12,6 @@ use super::sticky::StickyTable;
 use super::table::{ClientRoots, InlineStep, Object, Objects, OwnSteps, Settled, SettledUpstream, Since};
 use super::transport::build_transport;
 use super::upstream::Upstream;
-use crate::balance::Balancer;
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::snapshot::{Section, UpstreamEntry};
 use crate::config::{self, Entry, MiddlewareRef, Problem, Snapshot};
@@ -325,8 +324,7 @@ fn build_upstream(
     let addresses: Vec<SocketAddress> = endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
     let sticky = settings.sticky.as_ref().map(|sticky| StickyTable::new(sticky, name, &addresses, &context.sticky_keys));
     let sticky = sticky.transpose().map_err(|error| Problem::error(error.to_string()))?;
-    let weights: Vec<(SocketAddress, u16)> = endpoints.iter().map(|endpoint| (endpoint.address.clone(), endpoint.weight)).collect();
-    let balancer = Balancer::new(&settings.balance, &weights);
+    let balancer = super::upstream::tiers(&settings.balance, &endpoints);
     let metrics = previous.map_or_else(|| Arc::new(UpstreamMetrics::new(&context.meter, name)), |previous| previous.metrics.clone());
     Ok(Upstream { name: name.clone(), settings, endpoints, transport, metrics, balancer, sticky })
 }
@@ -342,7 +340,7 @@ fn build_endpoints(entry: &UpstreamEntry, is_checked: bool, previous: Option<&Up
         let new = endpoint.address.sockets().filter(|address| seen.insert(address.clone())).map(|address| {
             let known = states.get(&(&address, host.as_deref())).map(|state| Arc::clone(state));
             let state = known.unwrap_or_else(|| Arc::new(EndpointState::new(address.clone(), is_checked).named(host.clone())));
-            Endpoint { address, weight: endpoint.weight, id: id.cloned(), state }
+            Endpoint { address, weight: endpoint.weight, is_backup: endpoint.backup, id: id.cloned(), state }
         });
         new.collect::<Vec<_>>()
     };

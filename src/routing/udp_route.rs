@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use super::endpoint::{Health, Lease};
 use super::route::Target;
-use super::upstream::{PickRequest, Upstream};
-use crate::balance::{Balancer, HashKey, Policy};
+use super::upstream::{PickRequest, Upstream, tiers};
+use crate::balance::{HashKey, Policy, Tiers};
 use crate::config;
 use crate::config::udp_route::Affinity;
 use crate::metrics::UdpRouteMetrics;
 use crate::names::Name;
-use crate::socket::SocketAddress;
 
 /// One UDP route of one table. Its sessions ask the newest one with each datagram.
 #[derive(Debug)]
@@ -25,7 +24,7 @@ pub struct UdpRoute {
     /// What it counts. Carried over from table to table.
     pub metrics: Arc<UdpRouteMetrics>,
     /// What brings a client back to its endpoint. None: the upstream's balancer chooses.
-    ring: Option<Balancer>,
+    ring: Option<Tiers>,
 }
 
 impl UdpRoute {
@@ -73,8 +72,6 @@ impl UdpRoute {
     }
 }
 
-fn ring(upstream: &Upstream) -> Balancer {
-    let weights: Vec<(SocketAddress, u16)> =
-        upstream.endpoints.iter().map(|endpoint| (endpoint.address.clone(), endpoint.weight)).collect();
-    Balancer::new(&Policy::Hash(HashKey::ClientIp), &weights)
+fn ring(upstream: &Upstream) -> Tiers {
+    tiers(&Policy::Hash(HashKey::ClientIp), &upstream.endpoints)
 }

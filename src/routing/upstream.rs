@@ -12,7 +12,7 @@ use rustls::{DigitallySignedStruct, SignatureScheme};
 use super::certificates::Certificate;
 use super::endpoint::{Endpoint, Health, Lease};
 use super::sticky::StickyTable;
-use crate::balance::{Balancer, Candidates, Draw, HashKey, Policy, hash_bytes};
+use crate::balance::{Candidates, Draw, HashKey, Member, Policy, Tiers, hash_bytes};
 use crate::config;
 use crate::metrics::UpstreamMetrics;
 use crate::names::Name;
@@ -30,7 +30,7 @@ pub struct Upstream {
     pub transport: Arc<Transport>,
     /// What it counts. Carried over from table to table.
     pub metrics: Arc<UpstreamMetrics>,
-    pub(super) balancer: Balancer,
+    pub(super) balancer: Tiers,
     pub(super) sticky: Option<StickyTable>,
 }
 
@@ -120,7 +120,7 @@ impl Upstream {
     }
 
     /// Chooses an endpoint by another balancer over the same endpoints, in place of the upstream's own; the key is the client's address.
-    pub(super) fn pick_by(&self, balancer: &Balancer, request: &PickRequest<'_>) -> Option<Lease> {
+    pub(super) fn pick_by(&self, balancer: &Tiers, request: &PickRequest<'_>) -> Option<Lease> {
         let draw = Draw { random: request.random, key: Some(hash_ip(request.client_ip)) };
         self.lease(self.balance_by(balancer, draw, request.tried)?, None).map(|picked| picked.lease)
     }
@@ -134,7 +134,7 @@ impl Upstream {
         self.balance_by(&self.balancer, Draw { random: request.random, key: self.hash_key(request) }, request.tried)
     }
 
-    fn balance_by(&self, balancer: &Balancer, draw: Draw, tried: &[u64]) -> Option<usize> {
+    fn balance_by(&self, balancer: &Tiers, draw: Draw, tried: &[u64]) -> Option<usize> {
         let known = Eligible { endpoints: &self.endpoints, tried, is_unknown_eligible: false };
         let unknown = Eligible { is_unknown_eligible: true, ..known };
         balancer.pick(&known, draw).or_else(|| balancer.pick(&unknown, draw))
@@ -153,6 +153,12 @@ impl Upstream {
         let endpoint = self.endpoints.get(index)?;
         Some(Picked { lease: endpoint.state.lease(), set_cookie })
     }
+}
+
+/// Makes `policy` ready for these endpoints.
+pub(super) fn tiers(policy: &Policy, endpoints: &[Endpoint]) -> Tiers {
+    let member = |endpoint: &Endpoint| Member { address: endpoint.address.clone(), weight: endpoint.weight, is_backup: endpoint.is_backup };
+    Tiers::new(policy, &endpoints.iter().map(member).collect::<Vec<_>>())
 }
 
 fn hash_ip(ip: IpAddr) -> u64 {

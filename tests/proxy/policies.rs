@@ -195,3 +195,25 @@ async fn least_request_prefers_the_idle() {
     }
     assert!((1..10).contains(&busy.requests().len()), "{} of 100", busy.requests().len());
 }
+
+/// A backup is asked only while no other can be: none is up, or none could be reached for this request.
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_wait_until_no_other_can() {
+    let (first, backup) = (Endpoint::answering("first").await, Endpoint::answering("backup").await);
+    let text = |address: &std::net::SocketAddr| format!("\"{address}\"");
+    let as_backup = format!("{{ address = \"{}\", backup = true }}", backup.address);
+    let config = to(&[backup.address, first.address], "").replace(&text(&backup.address), &as_backup);
+    let proxy = Proxy::start(&config).await;
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/").await.text(), "first");
+    }
+    let table = proxy.server.table();
+    let state = &table.upstreams["web"].endpoints.iter().find(|endpoint| !endpoint.is_backup).expect("one is no backup").state;
+    let now = std::time::SystemTime::now();
+    state.set_health(nuncio::routing::endpoint::Health::Down, now, "as if it had failed its checks");
+    assert_eq!(proxy.get("/").await.text(), "backup");
+    state.set_health(nuncio::routing::endpoint::Health::Up, now, "and passed them again");
+    assert_eq!(proxy.get("/").await.text(), "first");
+    drop(first);
+    assert_eq!(proxy.get("/").await.text(), "backup", "the other cannot be reached");
+}

@@ -231,6 +231,18 @@ pub(super) fn inline<const N: usize>(fields: [(&str, Value); N]) -> Value {
     Value::Table(table(fields))
 }
 
+/// An endpoint, as just its address if that says all.
+pub(super) fn endpoint_value(address: &str, weight: i64, is_backup: bool) -> Value {
+    let mut fields = table([("address", address.into())]);
+    if weight != 1 {
+        fields.insert("weight".into(), weight.into());
+    }
+    if is_backup {
+        fields.insert("backup".into(), true.into());
+    }
+    if fields.len() == 1 { address.into() } else { Value::Table(fields) }
+}
+
 /// A string in a rule.
 pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::draft::{At, Draft, Section, duration, inline, table};
+use super::draft::{At, Draft, Section, duration, endpoint_value, inline, table};
 use super::haproxy_text::{Proxy, parse_time};
 
 /// The upstream of a section, and its name.
@@ -90,7 +90,7 @@ impl Servers {
         let what = format!("server {name}");
         let mut weight = None;
         let mut options = proxy.default_server.iter().chain(own).map(String::as_str);
-        let mut is_left_out = false;
+        let (mut is_left_out, mut is_backup) = (false, false);
         while let Some(option) = options.next() {
             match option {
                 "check" => drop(self.health.get_or_insert_with(|| proxy.check.clone().unwrap_or_else(|| table([("tcp", true.into())])))),
@@ -105,10 +105,7 @@ impl Servers {
                     draft.lose(at, &what, "it is `disabled`, and left out");
                     is_left_out = true;
                 }
-                "backup" => {
-                    draft.lose(at, &what, "a server that serves when all others are down has no counterpart; it is left out");
-                    is_left_out = true;
-                }
+                "backup" => is_backup = true,
                 "ssl" => drop(self.tls.get_or_insert_default()),
                 "verify" => {
                     if options.next() == Some("none") {
@@ -170,11 +167,7 @@ impl Servers {
             return draft.lose(at, format!("server {name} {address}"), why);
         }
         // HAProxy's weights are from 0 to 256, ours to 1,000.
-        let endpoint = match weight {
-            None | Some(1) => address.as_str().into(),
-            Some(weight) => inline([("address", address.as_str().into()), ("weight", weight.clamp(0, 256).into())]),
-        };
-        self.endpoints.push(endpoint);
+        self.endpoints.push(endpoint_value(&address, weight.map_or(1, |weight| weight.clamp(0, 256)), is_backup));
     }
 
     fn health_field(&mut self, key: &str, value: Value) {

@@ -609,10 +609,13 @@ mod tests {
             "stream {\n  upstream db { server 10.0.0.1:5432; server 10.0.0.2:5432 backup; }\n  \
              server { listen 127.0.0.1:5432; proxy_pass db; proxy_timeout 1h; proxy_protocol on; }\n  server { listen 53 udp; proxy_pass 10.0.0.3:53; }\n}\n",
         );
-        assert_eq!(findings.len(), 2, "{findings:#?}");
+        assert_eq!(findings.len(), 1, "{findings:#?}");
         assert_eq!(table(&text, "listeners.tcp-5432"), ["address = \"127.0.0.1:5432\"", "protocol = \"tcp\""]);
         assert_eq!(table(&text, "tcp_routes.tcp-5432"), ["idle_timeout = \"3600s\"", "listener = \"tcp-5432\"", "upstream = \"db\""]);
-        assert_eq!(table(&text, "upstreams.db"), ["endpoints = [\"10.0.0.1:5432\"]", "proxy_protocol = \"v1\""]);
+        assert_eq!(
+            table(&text, "upstreams.db"),
+            ["endpoints = [\"10.0.0.1:5432\", { address = \"10.0.0.2:5432\", backup = true }]", "proxy_protocol = \"v1\""]
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::draft::{Draft, duration, inline};
+use super::draft::{Draft, duration, endpoint_value, inline};
 use super::nginx_text::Directive;
 
 /// Blocks from the outermost to the innermost, in which what is said further inside counts.
@@ -66,7 +66,7 @@ pub(super) fn endpoint(server: &Directive, port: u16, draft: &mut Draft) -> Opti
         draft.lose(&server.at, server.text(), why);
         return None;
     }
-    let mut weight = 1;
+    let (mut weight, mut is_backup) = (1, false);
     for option in server.arguments.iter().skip(1) {
         match option.split_once('=').unwrap_or((option, "")) {
             ("weight", value) => weight = value.parse::<i64>().unwrap_or(1).clamp(0, 1_000),
@@ -74,10 +74,7 @@ pub(super) fn endpoint(server: &Directive, port: u16, draft: &mut Draft) -> Opti
                 draft.lose(&server.at, server.text(), "it is `down`, and left out");
                 return None;
             }
-            ("backup", _) => {
-                draft.lose(&server.at, server.text(), "a server that serves when all others are down has no counterpart; it is left out");
-                return None;
-            }
+            ("backup", _) => is_backup = true,
             ("max_fails" | "fail_timeout", _) => {
                 draft.note(&server.at, server.text(), "endpoints are taken out by active checks: add `health` to the upstream")
             }
@@ -85,7 +82,7 @@ pub(super) fn endpoint(server: &Directive, port: u16, draft: &mut Draft) -> Opti
             _ => draft.lose(&server.at, server.text(), format!("`{option}` has no counterpart")),
         }
     }
-    Some(if weight == 1 { address.into() } else { inline([("address", address.into()), ("weight", weight.into())]) })
+    Some(endpoint_value(&address, weight, is_backup))
 }
 
 /// Times of a listener.

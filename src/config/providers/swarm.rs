@@ -27,6 +27,10 @@ pub struct SwarmConfig {
     /// The network whose addresses are used. Default: one that we are in ourselves, as a task, or the only one of a task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// The node whose tasks are used; those of other nodes are backups, used while it has none that is up. `"local"`: the one that we run on.
+    /// Or its hostname or id. Default: none, all nodes alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefer_node: Option<NodeChoice>,
     /// How often tasks are looked at, of which nothing is announced. 100 ms to 10 s. Default 500 ms.
     #[serde(with = "duration::optional", skip_serializing_if = "Option::is_none")]
     pub poll: Option<Duration>,
@@ -41,6 +45,31 @@ pub struct SwarmConfig {
     pub haproxy_group: Option<String>,
 }
 
+/// A node of a Swarm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum NodeChoice {
+    /// The one that we run on: that of the task that we are, or else of the engine behind a unix socket.
+    Local,
+    /// The one of this hostname or id.
+    Named(String),
+}
+
+impl From<String> for NodeChoice {
+    fn from(text: String) -> Self {
+        if text == "local" { Self::Local } else { Self::Named(text) }
+    }
+}
+
+impl From<NodeChoice> for String {
+    fn from(choice: NodeChoice) -> Self {
+        match choice {
+            NodeChoice::Local => "local".into(),
+            NodeChoice::Named(name) => name,
+        }
+    }
+}
+
 /// The Swarm that the engine of this host manages.
 impl Default for SwarmConfig {
     fn default() -> Self {
@@ -49,6 +78,7 @@ impl Default for SwarmConfig {
             tls: None,
             address: None,
             network: None,
+            prefer_node: None,
             poll: None,
             conventions: Vec::new(),
             route: None,
@@ -77,6 +107,9 @@ impl SwarmConfig {
         }
         if self.network.is_some() && self.address == Some(AddressChoice::Published) {
             return Err("`network` chooses among a task's own addresses: it does not go with `address = \"published\"`".into());
+        }
+        if matches!(&self.prefer_node, Some(NodeChoice::Named(name)) if name.is_empty()) {
+            return Err("`prefer_node` is \"local\", or the hostname or id of a node".into());
         }
         self.conventions().check()?;
         if self.endpoints.is_empty() {
@@ -124,6 +157,7 @@ mod tests {
             SwarmConfig { address: Some(AddressChoice::Published), network: Some("front".into()), ..SwarmConfig::default() },
             "does not go with",
         );
+        check(SwarmConfig { prefer_node: Some(NodeChoice::Named(String::new())), ..SwarmConfig::default() }, "hostname or id");
         check(SwarmConfig { endpoints: Vec::new(), ..SwarmConfig::default() }, "at least one manager");
         check(SwarmConfig { tls: Some(ClientTls::default()), ..SwarmConfig::default() }, "a unix socket has none");
     }

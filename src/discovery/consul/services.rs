@@ -305,7 +305,7 @@ impl Reading {
         let (name, created, labels) = (self.name.clone(), instance.modified(), std::mem::take(&mut tagged.labels));
         let mut bearer = Bearer { title, name, created, labels, variables: BTreeMap::new(), instances: Vec::new() };
         let mut named = None;
-        let ip_of = |id: &str, ports, any_port, trouble| labels::Instance { id: id.to_owned(), ports, any_port, trouble };
+        let ip_of = |id: &str, ports, any_port, trouble| labels::Instance { id: id.to_owned(), ports, any_port, is_backup: false, trouble };
         match id.map(|id| id.and_then(|id| instance.reached().map(|reached| (id, reached)))) {
             None => {}
             Some(Ok((id, Reached::Ip(ip, at)))) => {

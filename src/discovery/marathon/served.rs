@@ -136,7 +136,7 @@ fn bearer(name: &str, app: &App, hosts: &mut Hosts) -> Option<Bearer> {
             }
         }
         let any_port = task.host.as_ref().map(|host| hosts.ip(host));
-        instances.push(Instance { id: id.to_string(), ports, any_port, trouble: None });
+        instances.push(Instance { id: id.to_string(), ports, any_port, is_backup: false, trouble: None });
     }
     Some(Bearer { title: app.title.clone(), name, created: app.created, labels, variables: BTreeMap::new(), instances })
 }
