@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod container;
+mod ingress;
 mod register;
 #[path = "../support/mod.rs"]
 mod support;
