@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::task::JoinSet;
@@ -134,19 +134,19 @@ impl Load {
     }
 
     /// Waits until `is_it` of the tasks that run, and each of them has answered. Those tasks.
-    fn wait(&self, what: &'static str, engine: &Dockerd, is_it: impl Fn(&BTreeSet<String>) -> bool) -> BTreeSet<String> {
+    async fn wait(&self, what: &'static str, engine: &Dockerd, is_it: impl Fn(&BTreeSet<String>) -> bool) -> BTreeSet<String> {
         *self.moment.lock().unwrap() = what;
-        let started = Instant::now();
-        loop {
-            let now = running(engine);
-            let is_asked = now.iter().all(|task| self.counts.lock().unwrap().contains_key(task));
-            if is_it(&now) && is_asked {
-                return now;
+        let holds = async {
+            loop {
+                let now = running(engine);
+                if is_it(&now) && now.iter().all(|task| self.counts.lock().unwrap().contains_key(task)) {
+                    return now;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            assert!(started.elapsed() < DEADLINE * 2, "{what}: {now:?} of {:?}", self.counts.lock().unwrap());
-            // Neither the engine nor clients tell when that is so.
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        };
+        let held = tokio::time::timeout(DEADLINE * 2, holds).await;
+        held.unwrap_or_else(|_| panic!("never {what}: {:?} of {:?}", self.counts.lock().unwrap(), running(engine)))
     }
 }
 
@@ -196,7 +196,7 @@ async fn no_request_is_lost_whatever_tasks_go_through() {
     engine.init_swarm();
     build_image(&engine, "make image");
     engine.import_programs("busybox", &[], &[]);
-    let client = ClientHost::new(&engine);
+    let client = Arc::new(ClientHost::new(&engine));
     let (page, directory) = (Page::open("ingress.md"), checkout());
     let shell = |commands: &str| engine.shell(directory.path(), &[], commands);
     page.run("Deploy", &engine, directory.path());
@@ -214,24 +214,25 @@ async fn no_request_is_lost_whatever_tasks_go_through() {
     client.run(sticks).unwrap();
 
     let load = Arc::new(Load::default());
-    let failures = std::thread::scope(|scope| {
-        let clients = scope.spawn(|| client.run(|| load.run()));
-        let end = EndOfLoad(&load);
-        let mut tasks = load.wait("at first", &engine, |tasks| tasks.len() == 3);
-        for command in page.commands("Scale and update").iter().flat_map(|commands| commands.lines()) {
-            shell(command);
-        }
-        let is_new = |before: &BTreeSet<String>, now: &BTreeSet<String>| now.len() == 3 && now.is_disjoint(before);
-        tasks = load.wait("updated", &engine, |now| is_new(&tasks, now));
-        engine.docker(&["service", "update", "--detach=false", "--endpoint-mode=vip", "shop_app"]);
-        tasks = load.wait("with a virtual IP", &engine, |now| is_new(&tasks, now));
-        for victim in tasks {
-            engine.docker(&["kill", &victim]);
-            load.wait("killed", &engine, |now| now.len() == 3 && !now.contains(&victim));
-        }
-        drop(end);
-        clients.join().unwrap()
+    let clients = tokio::task::spawn_blocking({
+        let (client, load) = (client.clone(), load.clone());
+        move || client.run(|| async move { load.run().await })
     });
+    let end = EndOfLoad(&load);
+    let mut tasks = load.wait("at first", &engine, |tasks| tasks.len() == 3).await;
+    for command in page.commands("Scale and update").iter().flat_map(|commands| commands.lines()) {
+        shell(command);
+    }
+    let is_new = |before: &BTreeSet<String>, now: &BTreeSet<String>| now.len() == 3 && now.is_disjoint(before);
+    tasks = load.wait("updated", &engine, |now| is_new(&tasks, now)).await;
+    engine.docker(&["service", "update", "--detach=false", "--endpoint-mode=vip", "shop_app"]);
+    tasks = load.wait("with a virtual IP", &engine, |now| is_new(&tasks, now)).await;
+    for victim in tasks {
+        engine.docker(&["kill", &victim]);
+        load.wait("killed", &engine, |now| now.len() == 3 && !now.contains(&victim)).await;
+    }
+    drop(end);
+    let failures = clients.await.unwrap();
     let log = || shell("docker service logs ingress_nuncio 2>&1 | tail -30");
     assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), log());
     let counts = load.counts.lock().unwrap();
