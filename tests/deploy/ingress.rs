@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,16 +18,14 @@ use crate::support::http1::Connection;
 use crate::support::page::Page;
 use crate::{build_image, checkout, until};
 
-/// The host as its clients know it.
-const HOST: &str = "10.99.0.1";
-/// The client.
-const CLIENT: &str = "10.99.0.2";
+/// Where clients find the host that they have the first cable to, and the one of the second.
+const HOSTS: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 99, 1, 1))];
 
-/// A host of its own for clients, with a cable to the engine's. Gone when dropped.
+/// A host of its own for clients, with a cable to each engine's. Gone when dropped.
 struct ClientHost(Child);
 
 impl ClientHost {
-    fn new(engine: &Dockerd) -> Self {
+    fn new(engines: &[&Dockerd]) -> Self {
         // It lives until its standard input ends.
         let spawned = Command::new("unshare").args(["--net", "sh", "-c", "ip link set lo up; read line"]).stdin(Stdio::piped()).spawn();
         let host = Self(spawned.expect("unshare can be run, by root"));
@@ -35,13 +33,9 @@ impl ClientHost {
         while std::fs::read_link(format!("/proc/{}/ns/net", host.0.id())).unwrap() == own {
             std::thread::yield_now();
         }
-        let commands = format!(
-            "ip link add client type veth peer name eth0 netns {pid}
-            ip addr add {HOST}/24 dev client; ip link set client up
-            nsenter --net=/proc/{pid}/ns/net sh -c 'ip addr add {CLIENT}/24 dev eth0; ip link set eth0 up'",
-            pid = host.0.id()
-        );
-        engine.shell(engine.directory(), &[], &commands);
+        for (number, engine) in engines.iter().enumerate() {
+            cable(engine, host.0.id(), &format!("10.99.{number}"));
+        }
         host
     }
 
@@ -67,6 +61,17 @@ impl Drop for ClientHost {
     }
 }
 
+/// Lays a cable from an engine's host, which is `.1` of a network there, to that of another process, which is `.2`.
+fn cable(engine: &Dockerd, other: u32, network: &str) {
+    let name = format!("net-{network}");
+    let commands = format!(
+        "ip link add {name} type veth peer name {name} netns {other}
+        ip addr add {network}.1/24 dev {name}; ip link set {name} up
+        nsenter --net=/proc/{other}/ns/net sh -c 'ip addr add {network}.2/24 dev {name}; ip link set {name} up'"
+    );
+    engine.shell(engine.directory(), &[], &commands);
+}
+
 /// Who answered, and the cookie that was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Answer {
@@ -76,6 +81,7 @@ struct Answer {
 
 /// Asks once. Anything but an answer of a task that was told our address is an error.
 async fn ask(connection: &mut Connection<tokio::net::TcpStream>, path: &str, cookie: Option<&str>) -> Result<Answer, String> {
+    let own = connection.stream().local_addr().map_err(|error| error.to_string())?.ip().to_string();
     let cookie = cookie.map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
     // What a client says of its own address is not believed.
     let request = format!("GET {path} HTTP/1.1\r\nHost: app.example.com\r\nX-Forwarded-For: 192.0.2.1\r\n{cookie}\r\n");
@@ -83,7 +89,7 @@ async fn ask(connection: &mut Connection<tokio::net::TcpStream>, path: &str, coo
     let answer = answer.map_err(|error| error.to_string())?;
     let (status, body) = (answer.status(), answer.body.trim());
     match body.split_once(" for ") {
-        Some((task, CLIENT)) if status == 200 => Ok(Answer {
+        Some((task, client)) if status == 200 && client == own => Ok(Answer {
             task: task.to_owned(),
             cookie: answer.field("set-cookie").and_then(|cookie| cookie.split(';').next()).map(str::to_owned),
         }),
@@ -92,14 +98,18 @@ async fn ask(connection: &mut Connection<tokio::net::TcpStream>, path: &str, coo
 }
 
 async fn ask_at(port: u16, path: &str, cookie: Option<&str>) -> Result<Answer, String> {
-    let address = SocketAddr::new(HOST.parse().unwrap(), port);
-    let mut connection = Connection::open(address).await.map_err(|error| error.to_string())?;
+    ask_host(SocketAddr::new(HOSTS[0], port), path, cookie).await
+}
+
+async fn ask_host(host: SocketAddr, path: &str, cookie: Option<&str>) -> Result<Answer, String> {
+    let mut connection = Connection::open(host).await.map_err(|error| error.to_string())?;
     ask(&mut connection, path, cookie).await
 }
 
 /// Clients that ask without a pause.
-#[derive(Default)]
 struct Load {
+    /// Two instances: sticky clients come to both, others to the first.
+    hosts: [SocketAddr; 2],
     is_over: AtomicBool,
     /// What happens meanwhile.
     moment: Mutex<&'static str>,
@@ -108,6 +118,10 @@ struct Load {
 }
 
 impl Load {
+    fn on(hosts: [SocketAddr; 2]) -> Arc<Self> {
+        Arc::new(Self { hosts, is_over: AtomicBool::new(false), moment: Mutex::new("at first"), counts: Mutex::default() })
+    }
+
     /// Asks, in several ways, until it is over. What failed.
     async fn run(self: &Arc<Self>) -> Vec<String> {
         let kinds = ["fresh", "fresh slow", "kept", "kept", "sticky"];
@@ -117,14 +131,14 @@ impl Load {
 
     async fn ask_on(self: Arc<Self>, kind: &'static str) -> Result<(), String> {
         let path = if kind == "fresh slow" { "/cgi-bin/who?1" } else { "/cgi-bin/who" };
-        let mut kept = Connection::open(SocketAddr::new(HOST.parse().unwrap(), 80)).await.map_err(|error| error.to_string())?;
+        let mut kept = Connection::open(self.hosts[0]).await.map_err(|error| error.to_string())?;
         let (mut cookie, mut turn) = (None::<String>, 0);
         while !self.is_over.load(Ordering::Relaxed) {
             turn += 1;
             let answer = match kind {
                 "kept" => ask(&mut kept, path, None).await,
-                "sticky" => ask_at([80, 8081][turn % 2], path, cookie.as_deref()).await,
-                _ => ask_at(80, path, None).await,
+                "sticky" => ask_host(self.hosts[turn % 2], path, cookie.as_deref()).await,
+                _ => ask_host(self.hosts[0], path, None).await,
             };
             let answer = answer.map_err(|error| format!("{kind}, request {turn}, {}: {error}", self.moment.lock().unwrap()))?;
             cookie = answer.cookie.or(cookie);
@@ -196,7 +210,7 @@ async fn no_request_is_lost_whatever_tasks_go_through() {
     engine.init_swarm();
     build_image(&engine, "make image");
     engine.import_programs("busybox", &[], &[]);
-    let client = Arc::new(ClientHost::new(&engine));
+    let client = Arc::new(ClientHost::new(&[&engine]));
     let (page, directory) = (Page::open("ingress.md"), checkout());
     let shell = |commands: &str| engine.shell(directory.path(), &[], commands);
     page.run("Deploy", &engine, directory.path());
@@ -213,7 +227,7 @@ async fn no_request_is_lost_whatever_tasks_go_through() {
     assert!(problems.starts_with("no problems"), "it knows the node that it runs on: {problems}");
     client.run(sticks).unwrap();
 
-    let load = Arc::new(Load::default());
+    let load = Load::on([80, 8081].map(|port| SocketAddr::new(HOSTS[0], port)));
     let clients = tokio::task::spawn_blocking({
         let (client, load) = (client.clone(), load.clone());
         move || client.run(|| async move { load.run().await })
@@ -237,4 +251,56 @@ async fn no_request_is_lost_whatever_tasks_go_through() {
     assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), log());
     let counts = load.counts.lock().unwrap();
     assert!(counts.values().sum::<usize>() > 500, "{counts:?}");
+}
+
+/// Who answers a client of a host that has no cookie.
+async fn answering(host: IpAddr) -> Result<BTreeSet<String>, String> {
+    let mut tasks = BTreeSet::new();
+    for _ in 0..20 {
+        tasks.insert(ask_host(SocketAddr::new(host, 80), "/cgi-bin/who", None).await?.task);
+    }
+    Ok(tasks)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_host_asks_its_own_tasks_first() {
+    let engines = [Dockerd::start().await, Dockerd::start().await];
+    let [first, second] = &engines;
+    cable(first, second.process_id(), "10.98.0");
+    first.docker(&["swarm", "init", "--advertise-addr=10.98.0.1", "--listen-addr=10.98.0.1"]);
+    let token = first.docker(&["swarm", "join-token", "--quiet", "manager"]);
+    let token = format!("--token={token}");
+    second.docker(&["swarm", "join", "--advertise-addr=10.98.0.2", "--listen-addr=10.98.0.2", &token, "10.98.0.1:2377"]);
+    for engine in &engines {
+        build_image(engine, "make image");
+        engine.import_programs("busybox", &[], &[]);
+    }
+    let client = Arc::new(ClientHost::new(&[first, second]));
+    let (page, directory) = (Page::open("ingress.md"), checkout());
+    page.run("Deploy", first, directory.path());
+    first.shell(directory.path(), &[], &page.commands("An app")[0]);
+    first.docker(&["service", "scale", "--detach=false", "shop_app=4"]);
+    until("each host has tasks", || engines.iter().all(|engine| running(engine).len() == 2)).await;
+    for (engine, host) in engines.iter().zip(HOSTS) {
+        until("each host asks its own", || client.run(|| answering(host)).is_ok_and(|tasks| tasks == running(engine))).await;
+    }
+
+    let path = "/cgi-bin/who";
+    let there = client.run(|| ask_host(SocketAddr::new(HOSTS[1], 80), path, None)).unwrap();
+    let here = client.run(|| ask_host(SocketAddr::new(HOSTS[0], 80), path, there.cookie.as_deref())).unwrap();
+    assert_eq!(here, Answer { task: there.task, cookie: None }, "a client stays on its task, also on another host");
+
+    let load = Load::on(HOSTS.map(|host| SocketAddr::new(host, 80)));
+    let clients = tokio::task::spawn_blocking({
+        let (client, load) = (client.clone(), load.clone());
+        move || client.run(|| async move { load.run().await })
+    });
+    let end = EndOfLoad(&load);
+    let node = second.docker(&["info", "--format={{.Swarm.NodeID}}"]);
+    first.docker(&["service", "update", "--detach=false", &format!("--constraint-add=node.id=={node}"), "shop_app"]);
+    load.wait("moved to the second host", second, |tasks| tasks.len() == 4 && running(first).is_empty()).await;
+    drop(end);
+    let failures = clients.await.unwrap();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(client.run(|| answering(HOSTS[0])).unwrap(), running(second), "a host without tasks asks those of others");
 }

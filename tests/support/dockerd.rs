@@ -145,12 +145,17 @@ impl Dockerd {
         self.docker(&["swarm", "init", "--advertise-addr=127.0.0.1", "--listen-addr=127.0.0.1"]);
     }
 
+    /// Its process, whose network it is.
+    pub fn process_id(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
     /// Runs what `run` makes in the engine's network, where its containers and their published ports can be reached.
     pub fn inside<F: Future>(&self, run: impl FnOnce() -> F + Send) -> F::Output
     where
         F::Output: Send,
     {
-        let pid = self.process.as_ref().expect("it runs").id();
+        let pid = self.process_id();
         let network = File::open(format!("/proc/{pid}/ns/net")).expect("a process has a network");
         let enter = move || {
             move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).expect("root can enter a network");
