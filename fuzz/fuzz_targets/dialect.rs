@@ -9,7 +9,7 @@ use nuncio::discovery::kv::dialect;
 
 fuzz_target!(|bytes: &[u8]| match dialect::decode(bytes) {
     Ok(Some(instance)) => {
-        let Endpoint { address, weight } = instance.endpoint;
+        let Endpoint { address, weight, .. } = instance.endpoint;
         match &address {
             Address::Ip(address) => assert!(address.port() != 0 && !address.ip().to_canonical().is_unspecified()),
             Address::Name(name) => assert!(name.port != 0 && is_host(&name.host)),
