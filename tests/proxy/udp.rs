@@ -238,6 +238,8 @@ async fn no_datagram_is_lost_to_a_change_of_the_table() {
     let (_echoes, addresses) = echoes(&["1", "2"]).await;
     let mut proxy = Proxy::start_with(&udp("127.0.0.1:0", &addresses[..1], "", ""), |server| server.workers(2)).await;
     let client = client("127.0.0.1:0", proxy.address_of("udp")).await;
+    // The session begins while there is one endpoint: a later one might begin at the other.
+    assert_eq!(ask_once(&client, "x").await, "1:x");
     for round in 0..40 {
         let change = proxy.update(|config| {
             let upstream = config.upstreams.values_mut().next().unwrap();
