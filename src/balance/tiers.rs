@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn backups_serve_while_nobody_else_can() {
-        let member = |port: u16, weight, is_backup| Member { address: (std::net::Ipv4Addr::LOCALHOST.into(), port).into(), weight, is_backup };
+        let member =
+            |port: u16, weight, is_backup| Member { address: (std::net::Ipv4Addr::LOCALHOST.into(), port).into(), weight, is_backup };
         let members = [member(1, 1, true), member(2, 3, false), member(3, 0, false), member(4, 1, false), member(5, 1, true)];
         for policy in [Policy::RoundRobin, Policy::Random, Policy::LeastRequest, Policy::Hash(HashKey::ClientIp)] {
             let check = |members: &[Member], eligible: &[usize], expected: &[usize]| {

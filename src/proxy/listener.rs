@@ -169,14 +169,18 @@ impl ListenerHandle {
         };
         let (handle, task_worker) = (self.clone(), worker.clone());
         let protocol = self.shared().protocol;
-        worker.spawn(async move {
-            let _open = open;
-            match protocol {
-                ListenerProtocol::Http => super::http::serve(task_worker, handle, stream, peer).await,
-                ListenerProtocol::Tcp => Box::pin(super::tcp::serve(task_worker, handle, stream, peer)).await,
-                ListenerProtocol::Udp => {}
-            }
-        });
+        // Tasks of their own: one for both would have the size of the larger.
+        match protocol {
+            ListenerProtocol::Http => worker.spawn(async move {
+                let _open = open;
+                super::http::serve(task_worker, handle, stream, peer).await;
+            }),
+            ListenerProtocol::Tcp => worker.spawn(async move {
+                let _open = open;
+                super::tcp::serve(task_worker, handle, stream, peer).await;
+            }),
+            ListenerProtocol::Udp => {}
+        }
     }
 
     /// Whether `client` may have a further connection. Err: it has as many as it may, and it was said.

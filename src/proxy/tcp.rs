@@ -10,10 +10,12 @@ use http::StatusCode;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::alarm::TICK;
 use super::arrival;
 use super::client_hello::{self, ClientHello, HELLO_BYTES_MAX, Reading};
+use super::clients::Place;
 use super::connect::{Introduction, Payload, connect};
 use super::handshake;
 use super::listener::{ListenerHandle, local_address};
@@ -34,21 +36,56 @@ use crate::rule::{ConnectionView, normalize_host};
 const NOT_ASKED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut stream: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, stream: TcpStream, peer: SocketAddr) {
+    // Boxed: connections are many, and idle for most of their life. What it took to establish one is gone by then.
+    let Some(established) = Box::pin(establish(&worker, &handle, stream, peer)).await else { return };
+    let Established { connection, near, far, ahead, _place } = established;
+    match near {
+        Near::Plain(stream) => connection.forward(stream, far, ahead).await,
+        Near::Tls(stream) => Box::pin(connection.forward(*stream, far, ahead)).await,
+    }
+}
+
+/// A connection that has its endpoint.
+struct Established<'a> {
+    connection: Connection<'a>,
+    near: Near,
+    far: (Lease, UpstreamStream),
+    /// What the client has said already.
+    ahead: Bytes,
+    _place: Option<Place>,
+}
+
+/// The client's side.
+enum Near {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<Prefixed<TcpStream>>>),
+}
+
+/// Finds out what the client wants, and connects it to an endpoint. None: it was closed, and it was said why.
+async fn establish<'a>(
+    worker: &'a Rc<Worker>,
+    handle: &Rc<ListenerHandle>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+) -> Option<Established<'a>> {
     let (listener, reads_hello) = worker.with_table(|table| {
         let listener = handle.settings(table);
         let reads_hello = table.tcp_routes.get(&listener.name).is_some_and(|routes| routes.reads_hello());
         (listener, reads_hello)
     });
-    let Some(mut origin) = origin(&worker, &handle, &listener, &mut stream, peer).await else { return };
+    let mut origin = origin(worker, handle, &listener, &mut stream, peer).await?;
     let peer = origin.peer;
-    let Ok(_place) = handle.admit(&worker, &listener, peer.ip()) else { return };
+    let _place = handle.admit(worker, &listener, peer.ip()).ok()?;
     let mut ahead = BytesMut::new();
     let limit = listener.settings.timeouts.client_header;
     let hello = match reads_hello {
         true => match read_hello(&mut stream, &mut ahead, limit).await {
             Ok(hello) => hello,
-            Err(reason) => return warn_of_client(&worker, &listener, "client_hello", format!("closed a connection of {peer}: {reason}")),
+            Err(reason) => {
+                warn_of_client(worker, &listener, "client_hello", format!("closed a connection of {peer}: {reason}"));
+                return None;
+            }
         },
         false => ClientHello::default(),
     };
@@ -71,36 +108,42 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
         origin.local = local_address(&stream);
     }
     let begun = match route {
-        Some(route) if is_early => Ok(Connection::begin(&worker, route, origin)),
+        Some(route) if is_early => Ok(Connection::begin(worker, route, origin)),
         None if is_early => return no_route(&listener, peer),
         _ => Err(origin),
     };
     let ahead = ahead.freeze();
     let Some(tls) = ends_tls else {
-        let Ok(mut connection) = begun else { return };
-        let Some(far) = connection.connect(None, || find(&[]).1).await else { return };
-        drop(hello);
-        return connection.forward(stream, far, ahead).await;
+        let mut connection = begun.ok()?;
+        let far = connection.connect(None, || find(&[]).1).await?;
+        return Some(Established { connection, near: Near::Plain(stream), far, ahead, _place });
     };
     let accept = TlsAcceptor::from(tls.clone()).accept(Prefixed::new(ahead, stream)).into_fallible();
     let stream = match tokio::time::timeout(limit, accept).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err((error, stream))) => return Box::pin(handshake::failed(&worker, &listener, peer, error, stream)).await,
-        Err(_) => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
+        Ok(Err((error, stream))) => {
+            Box::pin(handshake::failed(worker, &listener, peer, error, stream)).await;
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out");
+            return None;
+        }
     };
     let encryption = Encryption::of(stream.get_ref().1);
     let find = || find(encryption.identities()).1.filter(|route| !route.passthrough);
     let mut connection = match (begun, find()) {
         (Ok(connection), _) => connection,
-        (Err(origin), Some(route)) => Connection::begin(&worker, route, origin),
+        (Err(origin), Some(route)) => Connection::begin(worker, route, origin),
         (Err(_), None) => return no_route(&listener, peer),
     };
-    let Some(far) = connection.connect(Some(&encryption), find).await else { return };
-    connection.forward(stream, far, Bytes::new()).await;
+    let far = connection.connect(Some(&encryption), find).await?;
+    Some(Established { connection, near: Near::Tls(Box::new(stream)), far, ahead: Bytes::new(), _place })
 }
 
-fn no_route(listener: &Listener, peer: SocketAddr) {
+fn no_route<T>(listener: &Listener, peer: SocketAddr) -> Option<T> {
     tracing::debug!(listener = %listener.name, %peer, "closed: no TCP route takes it");
+    None
 }
 
 /// Whose connection it is. None: it was closed, and it was said why.
