@@ -105,7 +105,7 @@
 //! let upstream = table.upstreams.get(&web).ok_or("no such upstream")?;
 //! let random = 4; // from your generator
 //! let picked = upstream.pick(&PickRequest::new("192.0.2.1".parse()?, random)).ok_or("no endpoint is eligible")?;
-//! assert_eq!(picked.lease.address(), "127.0.0.1:3000".parse()?);
+//! assert_eq!(picked.lease.address().ip(), Some("127.0.0.1:3000".parse()?));
 //! assert_eq!(picked.lease.endpoint().in_flight(), 1);
 //! # Ok(()) })
 //! # }
