@@ -44,7 +44,8 @@ impl Address {
     /// # Errors
     /// A sentence that names the text and what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.starts_with(UnixPath::PREFIX) {
+        // A host may be called `unix`, too.
+        if text.strip_prefix(UnixPath::PREFIX).is_some_and(|path| path.starts_with(['/', '@'])) {
             return text.parse().map(Self::Unix);
         }
         if let Ok(address) = text.parse::<SocketAddr>() {
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn is_an_ip_address_or_a_name_with_a_port() {
         let written = |text: &str| Address::parse(text).map(|address| address.to_string());
-        for text in ["10.0.0.1:80", "[fd00::1]:80", "localhost:3000", "app.internal:8080", "tasks.my_web:80", "a.b.:1", "unix:@app"] {
+        for text in ["10.0.0.1:80", "[fd00::1]:80", "localhost:3000", "app.internal:8080", "tasks.my_web:80", "a.b.:1", "unix:@app", "unix:1"] {
             assert_eq!(written(text).as_deref(), Ok(text));
         }
         assert_eq!(written("App.Internal:80").as_deref(), Ok("app.internal:80"));
