@@ -161,7 +161,9 @@ mod tests {
     #[test]
     fn is_an_ip_address_or_a_name_with_a_port() {
         let written = |text: &str| Address::parse(text).map(|address| address.to_string());
-        for text in ["10.0.0.1:80", "[fd00::1]:80", "localhost:3000", "app.internal:8080", "tasks.my_web:80", "a.b.:1", "unix:@app", "unix:1"] {
+        for text in
+            ["10.0.0.1:80", "[fd00::1]:80", "localhost:3000", "app.internal:8080", "tasks.my_web:80", "a.b.:1", "unix:@app", "unix:1"]
+        {
             assert_eq!(written(text).as_deref(), Ok(text));
         }
         assert_eq!(written("App.Internal:80").as_deref(), Ok("app.internal:80"));
