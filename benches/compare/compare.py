@@ -829,11 +829,8 @@ def fresh_tls_clients(port, seconds):
         return latencies, errors
 
     start = time.monotonic()
-    latencies, errors = [], {}
-    for some, failed in in_forks(TLS_CLIENTS, client):
-        latencies += some
-        for kind, count in failed.items():
-            errors[kind] = errors.get(kind, 0) + count
+    results, errors = in_forks(TLS_CLIENTS, client)
+    latencies = [latency for some in results for latency in some]
     json.dump({"latencies": latencies, "errors": errors, "seconds": time.monotonic() - start}, sys.stdout)
 
 
@@ -867,16 +864,12 @@ def stream_clients(port, seconds):
         return received, errors
 
     start = time.monotonic()
-    received, errors = 0, {}
-    for some, failed in in_forks(STREAM_CLIENTS, client):
-        received += some
-        for kind, count in failed.items():
-            errors[kind] = errors.get(kind, 0) + count
-    json.dump({"bytes": received, "errors": errors, "seconds": time.monotonic() - start}, sys.stdout)
+    results, errors = in_forks(STREAM_CLIENTS, client)
+    json.dump({"bytes": sum(results), "errors": errors, "seconds": time.monotonic() - start}, sys.stdout)
 
 
 def in_forks(count, work):
-    """What `work` returns in each of `count` processes at once."""
+    """What `work` returns in each of `count` processes at once: their results, and how often each error was, over all of them."""
     parent = os.getpid()
     pipes = []
     for _ in range(count):
@@ -892,15 +885,18 @@ def in_forks(count, work):
             os._exit(0)
         os.close(writer)
         pipes.append(reader)
-    results = []
+    results, errors = [], {}
     for reader in pipes:
         with os.fdopen(reader) as pipe:
-            results.append(json.load(pipe))
+            result, failed = json.load(pipe)
+        results.append(result)
+        for kind, count in failed.items():
+            errors[kind] = errors.get(kind, 0) + count
     while True:
         try:
             os.wait()
         except ChildProcessError:
-            return results
+            return results, errors
 
 
 def measure_load(bench, proxy, scenario, seconds):
@@ -1222,7 +1218,7 @@ class Bench:
                 lines.append((f"{scenario.name}: nuncio {each or 0:,.0f} bytes, at most {most:,}", each is not None and each <= most))
             if scenario.name not in BUDGET or "nuncio" not in names:
                 continue
-            held = [PEER[scenario.name]] if scenario.name in PEER else peers
+            held = [peer for peer in peers if peer == PEER.get(scenario.name, peer)]
             costs = {peer: self.median(scenario, peer, "cpu_us") for peer in held}
             costs = {peer: cost for peer, cost in costs.items() if cost}
             if not costs:
