@@ -36,7 +36,9 @@ trait Store: Sized {
     /// A provider of it. Called once.
     fn provider(&mut self) -> Box<dyn Provider>;
     /// Writes an object.
-    async fn put(&mut self, path: &str, value: &str);
+    async fn put(&mut self, path: &str, value: &str) {
+        self.put_at_once(&[(path.to_owned(), value.to_owned())]).await;
+    }
     /// Writes objects, at most [`TXN_OPERATIONS_MAX`], in one step that nobody can see a part of.
     async fn put_at_once(&mut self, pairs: &[(String, String)]);
     /// Deletes an object.
@@ -45,10 +47,8 @@ trait Store: Sized {
 
 /// A source that can be lost and come back.
 trait Losable: Store {
-    /// Makes it unreachable for the provider. It can still be written.
-    async fn lose(&mut self);
-    /// Makes it reachable again.
-    async fn find(&mut self);
+    /// What the provider reaches it through. While that is cut, it can still be written.
+    fn relay(&self) -> &Relay;
 }
 
 macro_rules! contract {
@@ -280,12 +280,12 @@ async fn thousand_keys<S: Store>() {
 async fn unreachable_at_start<S: Losable>() {
     let mut store = S::start().await;
     store.put("upstreams/api", "{}").await;
-    store.lose().await;
+    store.relay().cut();
     let observed = Observed::new(store.provider());
     let status = observed.until_status("it fails", is_failing).await;
     assert!(!status.has_snapshot, "what cannot be reached is not empty");
     assert!(observed.feed().latest().is_none());
-    store.find().await;
+    store.relay().mend();
     observed.within(Duration::from_secs(1), "it appears", |snapshot| snapshot.upstreams.contains_key("api")).await;
 }
 
@@ -295,12 +295,12 @@ async fn loss_keeps_the_last_snapshot<S: Losable>() {
     store.put("upstreams/api", "{}").await;
     let observed = Observed::new(store.provider());
     let before = observed.until("the upstream", |snapshot| snapshot.upstreams.contains_key("api")).await;
-    store.lose().await;
+    store.relay().cut();
     let status = observed.until_status("it fails", is_failing).await;
     assert!(status.has_snapshot);
     let after = observed.feed().latest().expect("the last snapshot stays");
     assert!(Arc::ptr_eq(&before.upstreams["api"], &after.upstreams["api"]));
-    store.find().await;
+    store.relay().mend();
     observed.until_status("it is live again", |status| status.state == FeedState::Live).await;
     let again = observed.feed().latest().expect("the last snapshot stays");
     assert!(Arc::ptr_eq(&before.upstreams["api"], &again.upstreams["api"]), "what did not change is shared over a loss");
@@ -312,11 +312,11 @@ async fn what_was_missed_is_made_up_for<S: Losable>() {
     store.put("upstreams/goes", "{}").await;
     let observed = Observed::new(store.provider());
     observed.until("both", |snapshot| snapshot.upstreams.len() == 2).await;
-    store.lose().await;
+    store.relay().cut();
     observed.until_status("it fails", is_failing).await;
     store.delete("upstreams/goes").await;
     store.put("upstreams/comes", "{}").await;
-    store.find().await;
+    store.relay().mend();
     let is_right = |snapshot: &nuncio::config::Snapshot| snapshot.upstreams.keys().map(Name::as_str).eq(["comes", "stays"]);
     observed.within(Duration::from_secs(1), "the table is right", is_right).await;
 }
@@ -357,10 +357,6 @@ impl Store for EtcdStore {
         Box::new(EtcdProvider::new(Name::literal("etcd"), EtcdConfig { endpoints, ..EtcdConfig::default() }))
     }
 
-    async fn put(&mut self, path: &str, value: &str) {
-        self.writer.put(&Self::key(path), value).await;
-    }
-
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {
         let pairs: Vec<_> = pairs.iter().map(|(path, value)| (Self::key(path), value.clone())).collect();
         self.writer.put_at_once(&pairs).await;
@@ -372,12 +368,8 @@ impl Store for EtcdStore {
 }
 
 impl Losable for EtcdStore {
-    async fn lose(&mut self) {
-        self.relay.cut();
-    }
-
-    async fn find(&mut self) {
-        self.relay.mend();
+    fn relay(&self) -> &Relay {
+        &self.relay
     }
 }
 
@@ -405,10 +397,6 @@ impl Store for ConsulStore {
         Box::new(ConsulProvider::new(Name::literal("consul"), ConsulConfig { endpoints, ..ConsulConfig::default() }))
     }
 
-    async fn put(&mut self, path: &str, value: &str) {
-        self.consul.put(&[(Self::key(path), value.into())]);
-    }
-
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {
         let pairs: Vec<_> = pairs.iter().map(|(path, value)| (Self::key(path), value.clone())).collect();
         self.consul.put(&pairs);
@@ -420,12 +408,8 @@ impl Store for ConsulStore {
 }
 
 impl Losable for ConsulStore {
-    async fn lose(&mut self) {
-        self.relay.cut();
-    }
-
-    async fn find(&mut self) {
-        self.relay.mend();
+    fn relay(&self) -> &Relay {
+        &self.relay
     }
 }
 
@@ -469,10 +453,6 @@ impl Store for ConsulCatalogStore {
         Box::new(ConsulProvider::new(Name::literal("consul"), config))
     }
 
-    async fn put(&mut self, path: &str, value: &str) {
-        self.put_at_once(&[(path.into(), value.into())]).await;
-    }
-
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {
         self.consul.set(|state| {
             state.index += 1;
@@ -489,12 +469,8 @@ impl Store for ConsulCatalogStore {
 }
 
 impl Losable for ConsulCatalogStore {
-    async fn lose(&mut self) {
-        self.relay.cut();
-    }
-
-    async fn find(&mut self) {
-        self.relay.mend();
+    fn relay(&self) -> &Relay {
+        &self.relay
     }
 }
 
@@ -518,13 +494,9 @@ impl Store for Etcd2Store {
         Box::new(Etcd2Provider::new(Name::literal("etcd2"), EtcdConfig { endpoints, ..EtcdConfig::default() }))
     }
 
-    async fn put(&mut self, path: &str, value: &str) {
-        self.writer.put(&EtcdStore::key(path), value).await;
-    }
-
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {
         for (path, value) in pairs {
-            self.put(path, value).await;
+            self.writer.put(&EtcdStore::key(path), value).await;
         }
     }
 
@@ -534,12 +506,8 @@ impl Store for Etcd2Store {
 }
 
 impl Losable for Etcd2Store {
-    async fn lose(&mut self) {
-        self.relay.cut();
-    }
-
-    async fn find(&mut self) {
-        self.relay.mend();
+    fn relay(&self) -> &Relay {
+        &self.relay
     }
 }
 
@@ -563,10 +531,6 @@ impl Store for ZookeeperStore {
         Box::new(ZookeeperProvider::new(Name::literal("zookeeper"), ZookeeperConfig { endpoints, ..ZookeeperConfig::default() }))
     }
 
-    async fn put(&mut self, path: &str, value: &str) {
-        self.writer.put(&EtcdStore::key(path), value).await;
-    }
-
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {
         let pairs: Vec<_> = pairs.iter().map(|(path, value)| (EtcdStore::key(path), value.clone())).collect();
         self.writer.put_at_once(&pairs).await;
@@ -578,12 +542,8 @@ impl Store for ZookeeperStore {
 }
 
 impl Losable for ZookeeperStore {
-    async fn lose(&mut self) {
-        self.relay.cut();
-    }
-
-    async fn find(&mut self) {
-        self.relay.mend();
+    fn relay(&self) -> &Relay {
+        &self.relay
     }
 }
 
@@ -611,10 +571,6 @@ impl Store for DockerStore {
         Box::new(DockerProvider::new(Name::literal("docker"), DockerConfig { endpoint, ..DockerConfig::default() }))
     }
 
-    async fn put(&mut self, path: &str, value: &str) {
-        self.engine.run(&[(path.to_owned(), Self::label(path, value))]);
-    }
-
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {
         let containers: Vec<_> = pairs.iter().map(|(path, value)| (path.clone(), Self::label(path, value))).collect();
         self.engine.run(&containers);
@@ -626,12 +582,8 @@ impl Store for DockerStore {
 }
 
 impl Losable for DockerStore {
-    async fn lose(&mut self) {
-        self.relay.cut();
-    }
-
-    async fn find(&mut self) {
-        self.relay.mend();
+    fn relay(&self) -> &Relay {
+        &self.relay
     }
 }
 
@@ -648,10 +600,6 @@ impl Store for SwarmStore {
         Box::new(SwarmProvider::new(Name::literal("swarm"), SwarmConfig { endpoints: vec![endpoint], ..SwarmConfig::default() }))
     }
 
-    async fn put(&mut self, path: &str, value: &str) {
-        self.0.put(path, value).await;
-    }
-
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {
         self.0.put_at_once(pairs).await;
     }
@@ -662,12 +610,8 @@ impl Store for SwarmStore {
 }
 
 impl Losable for SwarmStore {
-    async fn lose(&mut self) {
-        self.0.lose().await;
-    }
-
-    async fn find(&mut self) {
-        self.0.find().await;
+    fn relay(&self) -> &Relay {
+        &self.0.relay
     }
 }
 
@@ -695,10 +639,6 @@ impl Store for MarathonStore {
         Box::new(MarathonProvider::new(Name::literal("marathon"), MarathonConfig { endpoints, ..MarathonConfig::default() }))
     }
 
-    async fn put(&mut self, path: &str, value: &str) {
-        self.marathon.put(Self::app(path, value));
-    }
-
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {
         self.marathon.put_all(pairs.iter().map(|(path, value)| Self::app(path, value)).collect());
     }
@@ -709,12 +649,8 @@ impl Store for MarathonStore {
 }
 
 impl Losable for MarathonStore {
-    async fn lose(&mut self) {
-        self.relay.cut();
-    }
-
-    async fn find(&mut self) {
-        self.relay.mend();
+    fn relay(&self) -> &Relay {
+        &self.relay
     }
 }
 
@@ -761,10 +697,6 @@ impl Store for HttpStore {
         Box::new(HttpProvider::new(Name::literal("http"), config))
     }
 
-    async fn put(&mut self, path: &str, value: &str) {
-        self.change(path, Some(value));
-    }
-
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {
         pairs.iter().for_each(|(path, value)| self.change(path, Some(value)));
     }
@@ -775,12 +707,8 @@ impl Store for HttpStore {
 }
 
 impl Losable for HttpStore {
-    async fn lose(&mut self) {
-        self.relay.cut();
-    }
-
-    async fn find(&mut self) {
-        self.relay.mend();
+    fn relay(&self) -> &Relay {
+        &self.relay
     }
 }
 
@@ -810,11 +738,6 @@ impl Store for ProgramStore {
 
     fn provider(&mut self) -> Box<dyn Provider> {
         Box::new(self.provider.take().expect("a provider is asked for once"))
-    }
-
-    async fn put(&mut self, path: &str, value: &str) {
-        self.values.insert(format!("/{path}"), value.into());
-        self.publish();
     }
 
     async fn put_at_once(&mut self, pairs: &[(String, String)]) {

@@ -79,23 +79,12 @@ fn encrypted(entry: &UpstreamEntry, tls: &UpstreamTls, origin: Origin) -> Upstre
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
     use std::time::Instant;
 
     use super::*;
     use crate::config::RoutingConfig;
     use crate::discovery::ProgramProvider;
-
-    #[derive(Default)]
-    struct Seen(Mutex<Vec<Snapshot>>);
-
-    impl Publisher for Seen {
-        fn publish(&self, snapshot: Snapshot) {
-            self.0.lock().unwrap().push(snapshot);
-        }
-
-        fn contact(&self) {}
-    }
+    use crate::discovery::testing::Seen;
 
     #[tokio::test]
     async fn one_upstream_gets_tls_and_others_stay_as_they_are() {
@@ -113,13 +102,13 @@ mod tests {
         drop(handle);
         let seen = Seen::default();
         Encrypted::new(provider, Name::literal("web"), tls.clone()).watch(&seen).await.unwrap();
-        let published = seen.0.lock().unwrap().pop().unwrap();
+        let published = seen.all().pop().unwrap();
         assert_eq!(tls_of(&published, "web"), (Some(tls.clone()), 7));
         assert_eq!(tls_of(&published, "other").0, None);
         // Endpoints alone, as registrators write them.
         let web = snapshot.upstreams.get_mut("web").unwrap();
         *web = Arc::new(UpstreamEntry { settings: None, endpoints: web.endpoints.clone() });
         Encrypting { publisher: &seen, upstream: &Name::literal("web"), tls: &tls }.publish(snapshot);
-        assert_eq!(tls_of(&seen.0.lock().unwrap()[0], "web").0, Some(tls));
+        assert_eq!(tls_of(&seen.all()[1], "web").0, Some(tls));
     }
 }

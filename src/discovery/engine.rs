@@ -78,6 +78,34 @@ pub(super) struct Events {
     _connection: JoinSet<()>,
 }
 
+/// What happened to an object of the engine.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct Event {
+    /// What kind of object it is.
+    pub(super) r#type: String,
+    pub(super) action: String,
+    pub(super) actor: Actor,
+}
+
+/// The object that something happened to.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Actor {
+    #[serde(rename = "ID")]
+    pub(super) id: String,
+    #[serde(rename = "Attributes")]
+    pub(super) attributes: Attributes,
+}
+
+/// More of what happened.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Attributes {
+    /// The number of the signal that a container got.
+    pub(super) signal: Option<String>,
+}
+
 trait Socket: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Socket for T {}
 
@@ -198,7 +226,7 @@ impl Answer {
 
 impl Events {
     /// The next event. Dropping the future loses nothing.
-    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Event, Failure> {
         loop {
             if let Some(event) = self.take_line()? {
                 return serde_json::from_slice(&event).map_err(|error| Failure::Unreadable(format!("an event: {error}")));

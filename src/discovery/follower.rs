@@ -12,11 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use serde::Deserialize;
 
 use super::ProviderError;
 use super::containers::{Container, Inspected};
-use super::engine::{Engine, Events, Failure};
+use super::engine::{Engine, Event, Events, Failure};
 use crate::config::providers::DockerConfig;
 
 /// How often everything is looked at, if the settings do not say it.
@@ -51,30 +50,6 @@ pub(crate) trait Listener: Send {
     fn hear(&mut self, containers: &[Container], stopping: &BTreeSet<String>);
 }
 
-/// As `GET /events` tells them.
-#[derive(Debug, Deserialize)]
-struct Event {
-    #[serde(default, rename = "Action")]
-    action: String,
-    #[serde(default, rename = "Actor")]
-    actor: Actor,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Actor {
-    #[serde(rename = "ID")]
-    id: String,
-    #[serde(rename = "Attributes")]
-    attributes: Attributes,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Attributes {
-    signal: Option<String>,
-}
-
 /// What an event means.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning<'a> {
@@ -82,21 +57,6 @@ enum Meaning<'a> {
     LookAgain,
     Ends(&'a str),
     Starts(&'a str),
-}
-
-impl Event {
-    fn meaning(&self) -> Meaning<'_> {
-        let signal = self.actor.attributes.signal.as_deref().unwrap_or_default();
-        // What follows a colon is told of health checks and commands.
-        match self.action.split(':').next().unwrap_or_default() {
-            "kill" if ENDING_SIGNALS.contains(&signal) => Meaning::Ends(&self.actor.id),
-            "start" => Meaning::Starts(&self.actor.id),
-            "create" | "die" | "destroy" | "stop" | "pause" | "unpause" | "health_status" | "rename" | "update" | "connect"
-            | "disconnect" => Meaning::LookAgain,
-            // Commands inside of containers, copies, resized terminals: a health check alone makes two each time.
-            _ => Meaning::Nothing,
-        }
-    }
 }
 
 impl Follower {
@@ -142,7 +102,7 @@ impl Follower {
 
     /// Takes over an event. Whether to look again.
     fn hear(&mut self, event: &Event, now: Instant, listener: &mut dyn Listener) -> bool {
-        match event.meaning() {
+        match meaning(event) {
             Meaning::Nothing => return false,
             Meaning::LookAgain => (),
             Meaning::Starts(id) => self.stopping.retain(|(stopping, _)| stopping != id),
@@ -193,6 +153,21 @@ impl Follower {
     }
 }
 
+/// What follows from an event.
+fn meaning(event: &Event) -> Meaning<'_> {
+    let signal = event.actor.attributes.signal.as_deref().unwrap_or_default();
+    // What follows a colon is told of health checks and commands.
+    match event.action.split(':').next().unwrap_or_default() {
+        "kill" if ENDING_SIGNALS.contains(&signal) => Meaning::Ends(&event.actor.id),
+        "start" => Meaning::Starts(&event.actor.id),
+        "create" | "die" | "destroy" | "stop" | "pause" | "unpause" | "health_status" | "rename" | "update" | "connect" | "disconnect" => {
+            Meaning::LookAgain
+        }
+        // Commands inside of containers, copies, resized terminals: a health check alone makes two each time.
+        _ => Meaning::Nothing,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +176,7 @@ mod tests {
     fn events_are_told_apart() {
         let check = |text: &str, expected: Meaning<'_>| {
             let event: Event = serde_json::from_str(text).unwrap();
-            assert_eq!(event.meaning(), expected, "{text}");
+            assert_eq!(meaning(&event), expected, "{text}");
         };
         check(r#"{"Type":"container","Action":"start","Actor":{"ID":"a","Attributes":{"image":"x"}}}"#, Meaning::Starts("a"));
         check(r#"{"Type":"container","Action":"kill","Actor":{"ID":"a","Attributes":{"signal":"15"}}}"#, Meaning::Ends("a"));

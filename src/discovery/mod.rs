@@ -71,6 +71,8 @@ pub mod stored;
 pub mod supervise;
 pub mod swarm;
 pub mod tasks;
+#[cfg(test)]
+mod testing;
 mod trace;
 pub mod zookeeper;
 mod zookeeper_mirror;

@@ -76,18 +76,7 @@ impl ProgramHandle {
 mod tests {
     use super::*;
     use crate::config::Upstream;
-    use std::sync::Mutex;
-
-    #[derive(Default)]
-    struct Seen(Mutex<Vec<usize>>);
-
-    impl Publisher for Seen {
-        fn publish(&self, snapshot: Snapshot) {
-            self.0.lock().unwrap().push(snapshot.upstreams.len());
-        }
-
-        fn contact(&self) {}
-    }
+    use crate::discovery::testing::Seen;
 
     fn config(upstreams: &[&'static str]) -> RoutingConfig {
         let upstreams = upstreams.iter().map(|name| (Name::literal(name), Upstream::default())).collect();
@@ -102,7 +91,7 @@ mod tests {
         drop(handle);
         let seen = Seen::default();
         provider.watch(&seen).await.unwrap();
-        assert_eq!(*seen.0.lock().unwrap(), [2]);
+        assert_eq!(seen.all().iter().map(|snapshot| snapshot.upstreams.len()).collect::<Vec<_>>(), [2]);
     }
 
     #[tokio::test]
@@ -111,6 +100,6 @@ mod tests {
         drop(handle);
         let seen = Seen::default();
         provider.watch(&seen).await.unwrap();
-        assert!(seen.0.lock().unwrap().is_empty());
+        assert!(seen.all().is_empty());
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::engine::{Engine, Events, Failure};
+use super::engine::{Engine, Event, Events, Failure};
 use super::kv::Tree;
 use super::labels::Said;
 use super::tasks::{Node, Servings, Swarm, bearers, missing_tasks, with_missing};
@@ -60,24 +60,6 @@ pub struct SwarmProvider {
     removed: BTreeSet<String>,
 }
 
-/// As `GET /events` tells them.
-#[derive(Debug, Deserialize)]
-struct Event {
-    #[serde(default, rename = "Type")]
-    r#type: String,
-    #[serde(default, rename = "Action")]
-    action: String,
-    #[serde(default, rename = "Actor")]
-    actor: Actor,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Actor {
-    #[serde(rename = "ID")]
-    id: String,
-}
-
 /// What is to be read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Look {
@@ -106,22 +88,6 @@ struct Membership {
 #[serde(default, rename_all = "PascalCase")]
 struct Manager {
     addr: String,
-}
-
-impl Event {
-    /// What it gives reason to read again. None: nothing.
-    fn look(&self) -> Option<Look> {
-        match (self.r#type.as_str(), self.action.as_str()) {
-            ("service" | "node", _) => Some(Look::All),
-            // Of this engine alone, but sooner than the next look.
-            ("container", "die" | "start") => Some(Look::Tasks),
-            _ => None,
-        }
-    }
-
-    fn removed_service(&self) -> Option<&str> {
-        ((self.r#type.as_str(), self.action.as_str()) == ("service", "remove")).then_some(self.actor.id.as_str())
-    }
 }
 
 impl SwarmProvider {
@@ -192,10 +158,10 @@ impl SwarmProvider {
     async fn until_something_happens(&mut self, events: &mut Events) -> Result<Look, Failure> {
         let mut until = tokio::time::Instant::now() + self.config.poll.unwrap_or(POLL_DEFAULT);
         let mut look = Look::Tasks;
-        while let Ok(event) = tokio::time::timeout_at(until, events.next::<Event>()).await {
+        while let Ok(event) = tokio::time::timeout_at(until, events.next()).await {
             let event = event?;
-            self.removed.extend(event.removed_service().map(ToOwned::to_owned));
-            if let Some(wanted) = event.look() {
+            self.removed.extend(removed_service(&event).map(ToOwned::to_owned));
+            if let Some(wanted) = look_at(&event) {
                 look = look.max(wanted);
                 until = until.min(tokio::time::Instant::now() + SETTLE);
             }
@@ -286,6 +252,21 @@ impl Provider for SwarmProvider {
     }
 }
 
+/// What an event gives reason to read again. None: nothing.
+fn look_at(event: &Event) -> Option<Look> {
+    match (event.r#type.as_str(), event.action.as_str()) {
+        ("service" | "node", _) => Some(Look::All),
+        // Of this engine alone, but sooner than the next look.
+        ("container", "die" | "start") => Some(Look::Tasks),
+        _ => None,
+    }
+}
+
+/// The service that is gone by this event.
+fn removed_service(event: &Event) -> Option<&str> {
+    ((event.r#type.as_str(), event.action.as_str()) == ("service", "remove")).then_some(event.actor.id.as_str())
+}
+
 /// An engine that would not tell of its services, because it does not know them.
 #[derive(Debug, thiserror::Error)]
 enum NoManager {
@@ -341,7 +322,7 @@ mod tests {
     fn events_are_told_apart() {
         let check = |text: &str, look: Option<Look>, removed: Option<&str>| {
             let event: Event = serde_json::from_str(text).unwrap();
-            assert_eq!((event.look(), event.removed_service()), (look, removed), "{text}");
+            assert_eq!((look_at(&event), removed_service(&event)), (look, removed), "{text}");
         };
         let service = r#"{"Type":"service","Action":"update","Actor":{"ID":"a","Attributes":{"name":"web","updatestate.new":"updating"}}}"#;
         check(service, Some(Look::All), None);

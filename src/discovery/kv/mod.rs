@@ -57,6 +57,8 @@ mod opener;
 pub mod sealed;
 mod services;
 mod strays;
+#[cfg(test)]
+mod testing;
 mod vulcand;
 mod written;
 
@@ -388,20 +390,11 @@ fn below<'a>(prefix: &str, key: &'a [u8]) -> Result<Option<&'a str>, Stray> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
+    use super::testing::{check_incremental_is_whole, pair, snapshot};
     use super::*;
 
     fn tree() -> Tree {
         Tree::new("/nuncio", Name::literal("etcd"))
-    }
-
-    fn pair<'a>(key: &'a str, value: &'a str, revision: u64) -> Pair<'a> {
-        Pair { key: key.as_bytes(), value: value.as_bytes(), revision }
-    }
-
-    fn snapshot(tree: &Tree) -> Snapshot {
-        tree.snapshot(None, Instant::now())
     }
 
     #[test]
@@ -583,34 +576,10 @@ mod tests {
     const VALUES: [&str; 6] = ["{}", r#"{"match":"Host(\"a\")"}"#, "10.0.0.1:80", r#"{"address":"10.0.0.2:80"}"#, "{", ""];
 
     proptest::proptest! {
-        /// Changes one by one lead to what reading the whole store leads to, and tell whether they changed anything.
         #[test]
         fn incremental_is_the_same_as_whole(steps in proptest::collection::vec((0..KEYS.len(), proptest::option::of(0..VALUES.len())), 0..60)) {
-            let mut store = BTreeMap::new();
-            let mut tree = tree();
-            for (key, value) in steps {
-                let before = whole(&tree);
-                let is_changed = match value {
-                    Some(value) => {
-                        store.insert(KEYS[key], VALUES[value]);
-                        tree.put(pair(KEYS[key], VALUES[value], 0))
-                    }
-                    None => {
-                        store.remove(KEYS[key]);
-                        tree.delete(KEYS[key].as_bytes())
-                    }
-                };
-                proptest::prop_assert_eq!(is_changed, whole(&tree) != before);
-                let mut read = Tree::new("/nuncio", Name::literal("etcd"));
-                read.replace(store.iter().map(|(key, value)| pair(key, value, 0)));
-                proptest::prop_assert_eq!(whole(&tree), whole(&read));
-                proptest::prop_assert!(!read.replace(store.iter().map(|(key, value)| pair(key, value, 0))));
-            }
+            let steps = steps.into_iter().map(|(key, value)| (KEYS[key], value.map(|value| VALUES[value])));
+            check_incremental_is_whole(tree, steps)?;
         }
-    }
-
-    fn whole(tree: &Tree) -> String {
-        let Snapshot { routes, upstreams, problems, .. } = snapshot(tree);
-        format!("{routes:?} {upstreams:?} {problems:?}")
     }
 }

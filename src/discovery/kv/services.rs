@@ -58,10 +58,9 @@ fn is_number(id: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Arc;
-    use std::time::Instant;
 
+    use super::super::testing::{check_incremental_is_whole, snapshot};
     use super::super::{Pair, Tree};
     use super::*;
     use crate::config::Snapshot;
@@ -74,10 +73,6 @@ mod tests {
 
     fn put(tree: &mut Tree, key: &str, value: &str) -> bool {
         tree.put(Pair { key: key.as_bytes(), value: value.as_bytes(), revision: 1 })
-    }
-
-    fn snapshot(tree: &Tree) -> Snapshot {
-        tree.snapshot(None, Instant::now())
     }
 
     fn addresses(snapshot: &Snapshot, upstream: &str) -> Vec<String> {
@@ -220,47 +215,10 @@ mod tests {
     ];
 
     proptest::proptest! {
-        /// Changes one by one lead to what reading the whole store leads to, and tell whether they changed anything.
         #[test]
         fn incremental_is_the_same_as_whole(steps in proptest::collection::vec((0..KEYS.len(), proptest::option::of(0..VALUES.len())), 0..60)) {
-            let mut store = BTreeMap::new();
-            let mut tree = tree();
-            for (key, value) in steps {
-                let before = said(&tree);
-                let is_changed = match value {
-                    Some(value) => {
-                        store.insert(KEYS[key], VALUES[value]);
-                        put(&mut tree, KEYS[key], VALUES[value])
-                    }
-                    None => {
-                        store.remove(KEYS[key]);
-                        tree.delete(KEYS[key].as_bytes())
-                    }
-                };
-                proptest::prop_assert_eq!(is_changed, said(&tree) != before);
-                let pairs = || store.iter().map(|(key, value)| Pair { key: key.as_bytes(), value: value.as_bytes(), revision: 1 });
-                let mut read = self::tree();
-                read.replace(pairs());
-                proptest::prop_assert_eq!(said(&tree), said(&read));
-                proptest::prop_assert!(!read.replace(pairs()));
-            }
+            let steps = steps.into_iter().map(|(key, value)| (KEYS[key], value.map(|value| VALUES[value])));
+            check_incremental_is_whole(tree, steps)?;
         }
-    }
-
-    /// All that a snapshot says, but for the keys that say it: of several that say the same, which one counts does not matter.
-    fn said(tree: &Tree) -> String {
-        let now = snapshot(tree);
-        let upstreams: Vec<_> = now
-            .upstreams
-            .iter()
-            .map(|(name, upstream)| {
-                let settings = upstream.settings.as_ref().map(|settings| settings.value.clone());
-                let endpoints: Vec<_> = upstream.endpoints.iter().map(|(id, entry)| (id, &entry.value)).collect();
-                format!("{name} {settings:?} {endpoints:?}")
-            })
-            .collect();
-        let message = |problem: &crate::config::Problem| problem.message.clone();
-        let routes: Vec<_> = now.routes.iter().map(|(name, entry)| (name, entry.value.as_ref().map_err(message))).collect();
-        format!("{upstreams:?} {routes:?} {:?}", now.problems)
     }
 }

@@ -166,10 +166,9 @@ fn is_http(fields: &Fields<'_>) -> Result<(), Problem> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::sync::Arc;
-    use std::time::Instant;
 
+    use super::super::testing::{check_incremental_is_whole, snapshot};
     use super::super::{Pair, Tree};
     use super::*;
     use crate::config::providers::{Layout, LayoutKind};
@@ -187,10 +186,6 @@ mod tests {
 
     fn delete(tree: &mut Tree, key: &str) -> bool {
         tree.delete(format!("/vulcand/{key}").as_bytes())
-    }
-
-    fn snapshot(tree: &Tree) -> Snapshot {
-        tree.snapshot(None, Instant::now())
     }
 
     const FRONTEND: &str = r#"{"Route":"Path(`/`)","Type":"http","BackendId":"b1"}"#;
@@ -310,31 +305,11 @@ mod tests {
     ];
 
     proptest::proptest! {
-        /// Changes one by one lead to what reading the whole store leads to, and tell whether they changed anything.
         #[test]
         fn incremental_is_the_same_as_whole(steps in proptest::collection::vec((0..KEYS.len(), proptest::option::of(0..VALUES.len())), 0..60)) {
-            let mut store = BTreeMap::new();
-            let mut tree = tree();
-            for (key, value) in steps {
-                let key = KEYS[key];
-                let before = said(&tree);
-                let is_changed = match value {
-                    Some(value) => {
-                        store.insert(format!("/vulcand/{key}"), VALUES[value]);
-                        put(&mut tree, key, VALUES[value])
-                    }
-                    None => {
-                        store.remove(&format!("/vulcand/{key}"));
-                        delete(&mut tree, key)
-                    }
-                };
-                proptest::prop_assert_eq!(is_changed, said(&tree) != before);
-                let pairs = || store.iter().map(|(key, value)| Pair { key: key.as_bytes(), value: value.as_bytes(), revision: 1 });
-                let mut read = self::tree();
-                read.replace(pairs());
-                proptest::prop_assert_eq!(said(&tree), said(&read));
-                proptest::prop_assert!(!read.replace(pairs()));
-            }
+            let keys = KEYS.map(|key| format!("/vulcand/{key}"));
+            let steps = steps.iter().map(|(key, value)| (keys[*key].as_str(), value.map(|value| VALUES[value])));
+            check_incremental_is_whole(tree, steps)?;
         }
     }
 
@@ -345,21 +320,5 @@ mod tests {
         let before = snapshot(&tree);
         put(&mut tree, "frontends/f2/frontend", PASSING);
         assert!(Arc::ptr_eq(&before.routes["f1"], &snapshot(&tree).routes["f1"]));
-    }
-
-    /// All that a snapshot says, but for the keys that say it.
-    fn said(tree: &Tree) -> String {
-        let now = snapshot(tree);
-        let upstreams: Vec<_> = now
-            .upstreams
-            .iter()
-            .map(|(name, upstream)| {
-                let settings = upstream.settings.as_ref().map(|settings| settings.value.clone());
-                let endpoints: Vec<_> = upstream.endpoints.iter().map(|(id, entry)| (id, &entry.value)).collect();
-                format!("{name} {settings:?} {endpoints:?}")
-            })
-            .collect();
-        let routes: Vec<_> = now.routes.iter().map(|(name, entry)| (name, &entry.value)).collect();
-        format!("{upstreams:?} {routes:?} {:?} {:?} {:?} {:?}", now.listeners, now.certificates, now.middlewares, now.problems)
     }
 }
