@@ -33,8 +33,20 @@ pub(crate) mod optional {
     }
 }
 
-fn parse(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("`{text}` is not a duration such as \"2s\" or \"500ms\": {error}"))
+/// The longest there is: 100 years. What is added to a time must not leave what a clock can show.
+pub const DURATION_MAX: Duration = Duration::from_secs(100 * 31_557_600);
+
+/// Reads a duration with its unit.
+///
+/// # Errors
+/// A sentence that says what one looks like, or that it is longer than [`DURATION_MAX`].
+pub fn parse(text: &str) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text);
+    let duration = parsed.map_err(|error| format!("`{text}` is not a duration such as \"2s\" or \"500ms\": {error}"))?;
+    if duration > DURATION_MAX {
+        return Err(format!("`{text}` is longer than {}", humantime::format_duration(DURATION_MAX)));
+    }
+    Ok(duration)
 }
 
 #[cfg(test)]
@@ -47,5 +59,7 @@ mod tests {
         assert_eq!(parse("1h 30m"), Ok(Duration::from_secs(5400)));
         assert!(parse("5").is_err());
         assert!(parse("-1s").is_err());
+        assert_eq!(parse("100y"), Ok(DURATION_MAX));
+        assert_eq!(parse("500000000000y").unwrap_err(), "`500000000000y` is longer than 100years");
     }
 }

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nuncio::config::parse_duration;
 use nuncio::discovery::keep::write_private;
-use nuncio::discovery::mesh::{self, LIFE_MIN, read_token};
+use nuncio::discovery::mesh::{self, CA_LIFE, LIFE_MIN, read_token};
 
 use super::Failure;
 use super::output::{complain, say};
@@ -92,7 +93,7 @@ struct Rotate {
     #[command(flatten)]
     member: Member,
     /// How long the CA before is still trusted
-    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = parse_overlap)]
     overlap: Duration,
     /// Makes another join token, which alone opens the mesh from now on, and prints it
     #[arg(long)]
@@ -176,9 +177,18 @@ fn parse_trust_domain(text: &str) -> Result<String, String> {
 }
 
 fn parse_life(text: &str) -> Result<Duration, String> {
-    let life = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if life < LIFE_MIN {
-        return Err(format!("certificates live {} or more", humantime::format_duration(LIFE_MIN)));
+    parse_within(LIFE_MIN, text)
+}
+
+fn parse_overlap(text: &str) -> Result<Duration, String> {
+    parse_within(Duration::ZERO, text)
+}
+
+/// From `least` to the life of a CA.
+fn parse_within(least: Duration, text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if (least..=CA_LIFE).contains(&duration) {
+        return Ok(duration);
     }
-    Ok(life)
+    Err(format!("it is from {} to {}", humantime::format_duration(least), humantime::format_duration(CA_LIFE)))
 }

@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
-use std::time::Duration;
 
-use nuncio::config::ProviderConfig;
 use nuncio::config::providers::{AddressChoice, DockerConfig};
 use nuncio::config::server::LogLevel;
+use nuncio::config::{ProviderConfig, parse_duration};
 use nuncio::register::{Layout, Missing, Registrar, Selection, StoreConfig, TTL_DEFAULT, TTL_RANGE};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -163,7 +162,7 @@ fn store(url: &str) -> Result<StoreConfig, Failure> {
 }
 
 fn parse_ttl(text: &str) -> Result<humantime::Duration, String> {
-    let ttl: Duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let ttl = parse_duration(text)?;
     if TTL_RANGE.contains(&ttl) { Ok(ttl.into()) } else { Err("it is from 2s to 10m".into()) }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use nuncio::access;
 use nuncio::config::providers::{MeshConfig, check_identity};
 use nuncio::config::server::{AccessLog, AccessLogFormat, AccessLogPath, Admin, LogLevel};
-use nuncio::config::{AdminHost, NameServer, ServerConfig};
+use nuncio::config::{AdminHost, NameServer, ServerConfig, parse_duration};
 use nuncio::control::check::sticky_key;
 use nuncio::discovery::NameServers;
 use nuncio::server::ServerBuilder;
@@ -33,7 +33,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// How long requests in flight may go on after SIGTERM [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     drain_timeout: Option<Duration>,
     /// Joins a mesh by its token, as `nuncio mesh init` prints it, or a file that holds it: provides the certificate `mesh`
     #[arg(long, value_name = "TOKEN|FILE", env = "NUNCIO_JOIN", hide_env_values = true)]

@@ -47,6 +47,7 @@ mod token;
 pub mod udp_route;
 pub mod upstream;
 
+pub use crate::duration::{DURATION_MAX, parse as parse_duration};
 pub use address::Address;
 pub use admin_host::AdminHost;
 pub use certificate::{Certificate, Pem};

@@ -6,8 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
-/// How long a CA could sign, if it were not rotated.
-const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
+use super::CA_LIFE;
 
 /// How far clocks of hosts may be apart: a certificate is good this long before it was made.
 const SKEW: Duration = Duration::from_secs(300);

@@ -38,12 +38,10 @@ pub use token::Token;
 pub const CERTIFICATE: &str = "mesh";
 /// How often the store is asked for news.
 pub const READ_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a certificate lives unless it is said.
-pub const LIFE_DEFAULT: Duration = Duration::from_secs(90 * 24 * 3_600);
 /// The shortest life of certificates that `nuncio mesh init` takes: with less, a store that is down for a while would end the mesh.
 pub const LIFE_MIN: Duration = Duration::from_secs(30 * 60);
-/// How long the CA before a rotation is trusted unless it is said.
-pub const OVERLAP_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
+/// How long a CA could sign, if it were not rotated. Nothing else of a mesh lasts longer.
+pub const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3_600);
 
 /// The largest file of a token, in bytes.
 const FILE_BYTES_MAX: u64 = 16 * 1024;
@@ -333,20 +331,8 @@ impl Provider for MeshProvider {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-
-    #[derive(Default)]
-    struct Seen(Mutex<Vec<Snapshot>>);
-
-    impl Publisher for Seen {
-        fn publish(&self, snapshot: Snapshot) {
-            self.0.lock().unwrap().push(snapshot);
-        }
-
-        fn contact(&self) {}
-    }
+    use crate::discovery::testing::Seen;
 
     fn provider() -> (MeshProvider, Token, State) {
         let token = Token::generate("etcd://e", "example.org").unwrap();
@@ -356,7 +342,7 @@ mod tests {
     }
 
     fn certificate(seen: &Seen) -> Certificate {
-        seen.0.lock().unwrap().last().unwrap().certificates[CERTIFICATE].value.clone().unwrap()
+        seen.all().last().unwrap().certificates[CERTIFICATE].value.clone().unwrap()
     }
 
     #[test]
@@ -389,6 +375,6 @@ mod tests {
         assert!(provider.renew(&seen).unwrap() && certificate(&seen).cert != first.cert);
         provider.current.as_mut().unwrap().renew_at = SystemTime::now();
         assert!(provider.renew(&seen).unwrap() && !provider.renew(&seen).unwrap());
-        assert_eq!(seen.0.lock().unwrap().len(), 4);
+        assert_eq!(seen.all().len(), 4);
     }
 }

@@ -16,6 +16,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::CA_LIFE;
 use super::authority::{Authority, Issued};
 use super::token::Token;
 
@@ -158,7 +159,8 @@ impl State {
         let body = sealed.get_mut(NONCE_LEN..).ok_or(StateError::NoMesh)?;
         let plain = sealer(token)?.open_in_place(nonce, Aad::from(AAD), body).map_err(|_| StateError::OtherToken)?;
         let state: Self = serde_json::from_slice(plain).map_err(|_| StateError::NoMesh)?;
-        if state.trust_domain != token.trust_domain || state.authorities.is_empty() || state.authorities.len() > AUTHORITIES_MAX {
+        let has_authorities = (1..=AUTHORITIES_MAX).contains(&state.authorities.len());
+        if state.trust_domain != token.trust_domain || !has_authorities || state.life() > CA_LIFE {
             return Err(StateError::NoMesh);
         }
         Ok(state)
@@ -233,6 +235,8 @@ mod tests {
         for text in ["", "{}", r#"{"nuncio_mesh":2,"sealed":""}"#, r#"{"nuncio_mesh":1,"sealed":"AAAA"}"#] {
             assert!(matches!(State::open(text.as_bytes(), &token), Err(StateError::NoMesh)), "{text}");
         }
+        let eternal = State { life_ms: u64::MAX, ..state.clone() }.seal(&token).unwrap();
+        assert!(matches!(State::open(&eternal, &token), Err(StateError::NoMesh)));
         let mut damaged = sealed.clone();
         let middle = damaged.len() / 2;
         damaged[middle] = if damaged[middle] == b'A' { b'B' } else { b'A' };
