@@ -11,7 +11,7 @@
 //! | [`server`], [`admin_host`], [`providers`] | the settings of the process that live in the same file |
 //!
 //! Below [`decode`]: `node` (a parsed text in which every value knows its bytes), `deserialize` (nodes as a serde format),
-//! `token` (strings and their escapes), `source` (lines, columns, snippets), `secrets` (what is never shown).
+//! `token` (strings and their escapes), `source` (lines, columns, snippets), `secret` and `secrets` (what is never shown).
 
 use std::collections::BTreeMap;
 
@@ -38,6 +38,7 @@ pub mod problem;
 pub mod protection;
 pub mod providers;
 pub mod route;
+mod secret;
 mod secrets;
 pub mod server;
 pub mod snapshot;
@@ -57,6 +58,7 @@ pub use problem::Problem;
 pub use protection::Protection;
 pub use providers::ProviderConfig;
 pub use route::{MiddlewareRef, Route};
+pub use secret::Secret;
 pub use server::ServerConfig;
 pub use snapshot::{Entry, Origin, Snapshot};
 pub use tcp_route::TcpRoute;

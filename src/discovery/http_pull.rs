@@ -77,7 +77,7 @@ impl HttpProvider {
     pub fn new(name: Name, config: HttpConfig) -> Self {
         let credentials = match (&config.username, &config.password, &config.token) {
             (Some(user), Some(password), _) => Credentials::basic(user, password),
-            (_, _, Some(token)) => Credentials::field("authorization", &format!("Bearer {token}")),
+            (_, _, Some(token)) => Credentials::field("authorization", &["Bearer ", token].concat()),
             _ => Credentials::default(),
         };
         let eager = Backoff::new(WAITED_INTERVAL_MIN, config.poll);

@@ -1,21 +1,19 @@
 //! A Consul agent.
 
-use std::fmt;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::consul_catalog::{CatalogConfig, ServicePattern};
+use super::credentials;
 use super::keyring::KeyringConfig;
 use super::layout::{Layout, LayoutKind, RouteTemplate};
 use super::tls::ClientTls;
-use super::url::{Url, is_server, with_port};
-use crate::config::duration;
-use crate::suggest;
+use super::url::{Url, check_schemes, is_server, list_of, settings, truth, unknown_setting, with_port};
+use crate::config::{Secret, duration};
 
 /// The key/value store of a Consul agent, and the services in its catalog.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsulConfig {
     /// URLs of agents, such as `"http://127.0.0.1:8500"`, taken in turn. At least one; `https` with `tls`.
@@ -39,7 +37,7 @@ pub struct ConsulConfig {
     /// The ACL token. It needs `key_prefix` read below `prefix`, and for the catalog `service` and `node` read. Default: the anonymous
     /// token.
     #[serde(default, skip_serializing)]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// The datacenter to read. Default: the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datacenter: Option<String>,
@@ -78,28 +76,6 @@ impl Default for ConsulConfig {
     }
 }
 
-/// Never shows the token: debug output ends in logs.
-impl fmt::Debug for ConsulConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, prefix, layout, route, kv, catalog, token, datacenter, stale, max_stale, keyring, tls } = self;
-        let token = token.as_ref().map(|_| "…");
-        f.debug_struct("ConsulConfig")
-            .field("endpoints", endpoints)
-            .field("prefix", prefix)
-            .field("layout", layout)
-            .field("route", route)
-            .field("kv", kv)
-            .field("catalog", catalog)
-            .field("token", &token)
-            .field("datacenter", datacenter)
-            .field("stale", stale)
-            .field("max_stale", max_stale)
-            .field("keyring", keyring)
-            .field("tls", tls)
-            .finish()
-    }
-}
-
 impl ConsulConfig {
     /// The port of an agent whose URL has none.
     pub const PORT_DEFAULT: u16 = 8500;
@@ -109,14 +85,8 @@ impl ConsulConfig {
     /// # Errors
     /// A sentence that names the first that does not.
     pub(super) fn check(&self) -> Result<(), String> {
-        let scheme = if self.tls.is_some() { "https://" } else { "http://" };
-        if self.endpoints.iter().any(|endpoint| !endpoint.starts_with(scheme)) {
-            let reason = if self.tls.is_some() { "with `tls`" } else { "without `tls`" };
-            return Err(format!("`endpoints` must start with {scheme} {reason}"));
-        }
-        if self.token.as_ref().is_some_and(|token| http::HeaderValue::try_from(token).is_err()) {
-            return Err("`token` has characters that no token has".into());
-        }
+        check_schemes(&self.endpoints, self.tls.as_ref())?;
+        credentials::check(None, None, self.token.as_ref())?;
         self.layout().check(&format!("/{}", self.prefix))?;
         if self.layout != LayoutKind::Nuncio && self.catalog.is_some() {
             return Err(format!("`layout = \"{}\"` goes without `catalog`: make two providers of it", self.layout.as_str()));
@@ -141,7 +111,7 @@ impl ConsulConfig {
 
     /// Reads what follows `consul://`, or with `tls` `consuls://`.
     pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
-        let (rest, settings) = rest.split_once('?').unwrap_or((rest, ""));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let Url { user: token, password, hosts, path } = Url::parse(rest)?;
         if password.is_some() {
             return Err("a Consul URL has a token alone, not a user and a password: consul://TOKEN@host:8500/prefix".into());
@@ -152,12 +122,10 @@ impl ConsulConfig {
             check_endpoint(&url).map(|()| url)
         };
         let endpoints = hosts.iter().map(endpoint).collect::<Result<_, _>>()?;
-        let mut config = Self { endpoints, token, tls, ..Self::default() };
+        let mut config = Self { endpoints, token: token.map(Secret::from), tls, ..Self::default() };
         let mut route = None;
-        for setting in settings.split('&').filter(|setting| !setting.is_empty()) {
-            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
-            let value = percent_decode_str(value).decode_utf8();
-            let value = value.map_err(|_| format!("`{key}` in the URL is not UTF-8 once it is decoded"))?;
+        for setting in settings(query) {
+            let (key, value) = setting?;
             match key {
                 "route" => route = Some(RouteTemplate::parse(&value)?),
                 _ => config.set(key, &value)?,
@@ -179,27 +147,19 @@ impl ConsulConfig {
     /// Takes over a setting of a URL's query but `route`: `?catalog`, `?services=web,api-*&kv=false`, `?layout=services`.
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         const KEYS: [&str; 8] = ["catalog", "datacenter", "keyring", "kv", "layout", "route", "services", "stale"];
-        let truth = || match value {
-            "" | "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(format!("`{key}` in the URL is `true` or `false`, not `{value}`")),
-        };
         match key {
-            "catalog" if !truth()? => self.catalog = None,
+            "catalog" if !truth(key, value)? => self.catalog = None,
             "catalog" => drop(self.catalog.get_or_insert_default()),
             "datacenter" => self.datacenter = Some(value.to_owned()),
             "keyring" => self.keyring = Some(KeyringConfig::new(value)),
-            "kv" => self.kv = truth()?,
+            "kv" => self.kv = truth(key, value)?,
             "layout" => self.layout = LayoutKind::parse(value)?,
             "services" => {
                 let services: Vec<_> = value.split(',').map(ServicePattern::parse).collect::<Result<_, _>>()?;
                 self.catalog.get_or_insert_default().services = services;
             }
-            "stale" => self.stale = truth()?,
-            _ => {
-                let near = suggest::nearest(key, KEYS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                return Err(format!("unknown setting `{key}` in the URL: the known ones are {}{near}", KEYS.join(", ")));
-            }
+            "stale" => self.stale = truth(key, value)?,
+            _ => return Err(unknown_setting(key, &KEYS)),
         }
         Ok(())
     }
@@ -240,12 +200,7 @@ fn deserialize_prefix<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
 }
 
 fn deserialize_endpoints<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    let endpoints = Vec::<String>::deserialize(deserializer)?;
-    if endpoints.is_empty() {
-        return Err(serde::de::Error::custom("`endpoints` needs at least one URL"));
-    }
-    endpoints.iter().try_for_each(|endpoint| check_endpoint(endpoint)).map_err(serde::de::Error::custom)?;
-    Ok(endpoints)
+    list_of(deserializer, "URL", check_endpoint)
 }
 
 #[cfg(test)]

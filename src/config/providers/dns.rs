@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::layout::RouteTemplate;
+use super::url::{settings, unknown_setting};
 use crate::config::address::{Address, HostPort, is_host};
 use crate::config::name_server::NameServer;
 use crate::names::Name;
@@ -134,20 +134,14 @@ impl DnsConfig {
                 return Err(format!("upstream `{upstream}` is `{other}` and another name: give each its own, as in web=NAME"));
             }
         }
-        for setting in query.split('&').filter(|setting| !setting.is_empty()) {
-            config.route = Some(route(setting)?);
+        for setting in settings(query) {
+            match setting? {
+                ("route", template) => config.route = Some(RouteTemplate::parse(&template)?),
+                (key, _) => return Err(unknown_setting(key, &["route"])),
+            }
         }
         config.check().map(|()| config)
     }
-}
-
-fn route(setting: &str) -> Result<RouteTemplate, String> {
-    let Some(template) = setting.strip_prefix("route=") else {
-        let key = setting.split('=').next().unwrap_or_default();
-        return Err(format!("unknown setting `{key}` in the URL: the known one is route"));
-    };
-    let template = percent_decode_str(template).decode_utf8();
-    RouteTemplate::parse(&template.map_err(|_| "`route` in the URL is not UTF-8 once it is decoded".to_string())?)
 }
 
 #[cfg(test)]

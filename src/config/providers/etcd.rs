@@ -1,17 +1,15 @@
 //! An etcd store, by its v3 or its v2 API.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use super::keyring::KeyringConfig;
 use super::layout::{Layout, LayoutKind, LayoutQuery, RouteTemplate};
 use super::tls::ClientTls;
-use super::url::{Url, is_server, with_port};
-use crate::config::secrets;
+use super::url::{Url, check_schemes, is_server, list_of, with_port};
+use crate::config::{Secret, secrets};
 
 /// An etcd store, by its v3 or its v2 API.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdConfig {
     /// URLs of the members, such as `"http://10.0.0.5:2379"`. At least one; `https` with `tls`.
@@ -38,7 +36,7 @@ pub struct EtcdConfig {
     pub username: Option<String>,
     /// The user's password. Default: empty.
     #[serde(default, skip_serializing)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
 }
 
 /// The etcd of this host.
@@ -57,24 +55,6 @@ impl Default for EtcdConfig {
     }
 }
 
-/// Never shows the password: debug output ends in logs.
-impl fmt::Debug for EtcdConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, prefix, layout, route, keyring, tls, username, password } = self;
-        let password = password.as_ref().map(|_| "…");
-        f.debug_struct("EtcdConfig")
-            .field("endpoints", endpoints)
-            .field("prefix", prefix)
-            .field("layout", layout)
-            .field("route", route)
-            .field("keyring", keyring)
-            .field("tls", tls)
-            .field("username", username)
-            .field("password", &password)
-            .finish()
-    }
-}
-
 impl EtcdConfig {
     /// The port of a member whose URL has none.
     pub const PORT_DEFAULT: u16 = 2379;
@@ -85,12 +65,7 @@ impl EtcdConfig {
     /// A sentence that names the first that does not.
     pub(super) fn check(&self) -> Result<(), String> {
         self.layout().check(&self.prefix)?;
-        let scheme = if self.tls.is_some() { "https://" } else { "http://" };
-        if let Some(other) = self.endpoints.iter().find(|endpoint| !endpoint.starts_with(scheme)) {
-            let other = other.split("://").next().unwrap_or_default();
-            let reason = if self.tls.is_some() { "with `tls`" } else { "without `tls`" };
-            return Err(format!("`endpoints` must start with {scheme} {reason}, not with {other}://"));
-        }
+        check_schemes(&self.endpoints, self.tls.as_ref())?;
         if self.password.is_some() && self.username.is_none() {
             return Err("`password` needs a `username`".into());
         }
@@ -153,10 +128,5 @@ fn deserialize_prefix<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
 }
 
 fn deserialize_endpoints<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    let endpoints = Vec::<String>::deserialize(deserializer)?;
-    if endpoints.is_empty() {
-        return Err(serde::de::Error::custom("`endpoints` needs at least one URL"));
-    }
-    endpoints.iter().try_for_each(|endpoint| check_endpoint(endpoint)).map_err(serde::de::Error::custom)?;
-    Ok(endpoints)
+    list_of(deserializer, "URL", check_endpoint)
 }

@@ -1,17 +1,17 @@
 //! A configuration document that an HTTP server has.
 
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::credentials;
 use super::tls::ClientTls;
 use super::url::Url;
-use crate::config::duration;
+use crate::config::{Secret, duration};
 
 /// A whole configuration as in a file, which is asked for again and again.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// Where the document is: `"https://config.example.com/edge.toml"`. It is TOML or JSON, as its content type or else its name says. Redirects
@@ -22,10 +22,10 @@ pub struct HttpConfig {
     pub username: Option<String>,
     /// The password that goes with `username`.
     #[serde(default, skip_serializing)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// Sent as `Authorization: Bearer …`, instead of a user. Default: none.
     #[serde(default, skip_serializing)]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// TLS towards an `https` URL. Default: it is verified against the system's roots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
@@ -40,21 +40,6 @@ pub struct HttpConfig {
 
 fn poll_default() -> Duration {
     Duration::from_secs(5)
-}
-
-/// Never shows password and token: debug output ends in logs.
-impl fmt::Debug for HttpConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpConfig")
-            .field("url", &self.url)
-            .field("username", &self.username)
-            .field("password", &self.password.as_ref().map(|_| "…"))
-            .field("token", &self.token.as_ref().map(|_| "…"))
-            .field("tls", &self.tls)
-            .field("poll", &self.poll)
-            .field("wait", &self.wait)
-            .finish()
-    }
 }
 
 impl HttpConfig {
@@ -105,15 +90,7 @@ impl HttpConfig {
         if self.tls.is_some() && !self.url.starts_with("https://") {
             return Err("`tls` needs an https:// `url`".into());
         }
-        if self.username.is_some() != self.password.is_some() {
-            return Err("`username` and `password` go together".into());
-        }
-        if self.token.is_some() && self.username.is_some() {
-            return Err("`token` and `username` exclude each other".into());
-        }
-        if self.token.as_ref().is_some_and(|token| http::HeaderValue::try_from(token).is_err()) {
-            return Err("`token` has characters that no token has".into());
-        }
+        credentials::check(self.username.as_deref(), self.password.as_ref(), self.token.as_ref())?;
         if !Self::POLL_RANGE.contains(&self.poll) {
             return Err("`poll` is from 100ms to 1h".into());
         }
@@ -129,7 +106,7 @@ impl HttpConfig {
         let path = rest.find('/').unwrap_or(rest.len());
         let (authority, path) = rest.split_at(path);
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        let (username, token) = if password.is_some() { (user, None) } else { (None, user) };
+        let (username, token) = if password.is_some() { (user, None) } else { (None, user.map(Secret::from)) };
         let config = Self { username, password, token, ..Self::of_url(&format!("{scheme}://{host}{path}")) };
         config.check().map(|()| config)
     }

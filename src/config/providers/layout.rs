@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use super::keyring::KeyringConfig;
+use super::url;
 use crate::names::Name;
 use crate::rule::Rule;
 use crate::suggest;
@@ -189,10 +189,8 @@ impl LayoutQuery {
         let Some((rest, settings)) = rest.split_once('?') else {
             return Ok((rest, query));
         };
-        for setting in settings.split('&').filter(|setting| !setting.is_empty()) {
-            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
-            let value =
-                percent_decode_str(value).decode_utf8().map_err(|_| format!("`{key}` in the URL is not UTF-8 once it is decoded"))?;
+        for setting in url::settings(settings) {
+            let (key, value) = setting?;
             query.set(key, &value)?;
         }
         Ok((rest, query))
@@ -204,10 +202,7 @@ impl LayoutQuery {
             "layout" => self.layout.kind = LayoutKind::parse(value)?,
             "route" => self.layout.route = Some(RouteTemplate::parse(value)?),
             "prefix" => self.prefix = Some(value.to_owned()),
-            _ => {
-                let near = suggest::nearest(key, Self::KEYS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                return Err(format!("unknown setting `{key}` in the URL: the known ones are {}{near}", Self::KEYS.join(", ")));
-            }
+            _ => return Err(url::unknown_setting(key, &Self::KEYS)),
         }
         Ok(())
     }
@@ -282,7 +277,7 @@ mod tests {
         #[test]
         fn cleaning_can_be_undone(text in "\\PC{1,20}") {
             if let Ok(name) = clean_name(&text) {
-                let back = percent_decode_str(name.as_str()).decode_utf8().unwrap();
+                let back = percent_encoding::percent_decode_str(name.as_str()).decode_utf8().unwrap();
                 proptest::prop_assert_eq!(back.as_ref(), text.as_str());
             }
         }

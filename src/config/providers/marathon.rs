@@ -1,34 +1,33 @@
 //! A Marathon, and the tasks of its apps.
 
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
+use super::credentials;
 use super::layout::RouteTemplate;
 use super::tls::ClientTls;
-use super::url::{Url, is_server, with_port};
-use crate::config::duration;
-use crate::suggest;
+use super::url::{Url, check_schemes, is_server, list_of, settings, truth, unknown_setting, with_port};
+use crate::config::{Secret, duration};
 
 /// A Marathon. Each port of an app becomes an upstream, whose endpoints are the tasks that run and are well.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MarathonConfig {
     /// URLs of instances, such as `"http://10.0.0.5:8080"`, of which one is asked, and the next if it fails. At least one; `https` with
     /// `tls`. Default that of this host.
+    #[serde(deserialize_with = "deserialize_endpoints")]
     pub endpoints: Vec<String>,
     /// The user of HTTP basic authentication. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
     /// The password that goes with `username`.
     #[serde(skip_serializing)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// Sent as `Authorization: token=…`, instead of a user. Default: none.
     #[serde(skip_serializing)]
-    pub token: Option<String>,
+    pub token: Option<Secret>,
     /// Speaks TLS to the instances when present. `{}` verifies against the system's roots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ClientTls>,
@@ -85,26 +84,6 @@ impl Default for MarathonConfig {
     }
 }
 
-/// Never shows password and token: debug output ends in logs.
-impl fmt::Debug for MarathonConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MarathonConfig")
-            .field("endpoints", &self.endpoints)
-            .field("username", &self.username)
-            .field("password", &self.password.as_ref().map(|_| "…"))
-            .field("token", &self.token.as_ref().map(|_| "…"))
-            .field("tls", &self.tls)
-            .field("poll", &self.poll)
-            .field("event_idle", &self.event_idle)
-            .field("format", &self.format)
-            .field("service_port_listeners", &self.service_port_listeners)
-            .field("route", &self.route)
-            .field("haproxy_labels", &self.haproxy_labels)
-            .field("haproxy_group", &self.haproxy_group)
-            .finish()
-    }
-}
-
 impl MarathonConfig {
     /// The port of an instance whose URL has none.
     pub const PORT_DEFAULT: u16 = 8080;
@@ -120,23 +99,8 @@ impl MarathonConfig {
     /// # Errors
     /// A sentence that names the first that does not.
     pub(super) fn check(&self) -> Result<(), String> {
-        let (scheme, reason) = if self.tls.is_some() { ("https://", "with `tls`") } else { ("http://", "without `tls`") };
-        if self.endpoints.is_empty() {
-            return Err("`endpoints` needs at least one URL".into());
-        }
-        self.endpoints.iter().try_for_each(|endpoint| check_endpoint(endpoint))?;
-        if self.endpoints.iter().any(|endpoint| !endpoint.starts_with(scheme)) {
-            return Err(format!("`endpoints` must start with {scheme} {reason}"));
-        }
-        if self.username.is_some() != self.password.is_some() {
-            return Err("`username` and `password` go together".into());
-        }
-        if self.token.is_some() && self.username.is_some() {
-            return Err("`token` and `username` exclude each other".into());
-        }
-        if self.token.as_ref().is_some_and(|token| http::HeaderValue::try_from(token).is_err()) {
-            return Err("`token` has characters that no token has".into());
-        }
+        check_schemes(&self.endpoints, self.tls.as_ref())?;
+        credentials::check(self.username.as_deref(), self.password.as_ref(), self.token.as_ref())?;
         if !Self::POLL_RANGE.contains(&self.poll) {
             return Err("`poll` is from 500ms to 10min".into());
         }
@@ -154,7 +118,7 @@ impl MarathonConfig {
 
     /// Reads what follows `marathon://`, or with `tls` `marathons://`.
     pub(super) fn parse_url(rest: &str, tls: Option<ClientTls>) -> Result<Self, String> {
-        let (rest, settings) = rest.split_once('?').unwrap_or((rest, ""));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let Url { user: username, password, hosts, path } = Url::parse(rest)?;
         if path.len() > 1 {
             return Err(format!("a Marathon URL has no path, and this one has `{path}`: marathon://host:8080,host2:8080"));
@@ -166,12 +130,11 @@ impl MarathonConfig {
         };
         let endpoints = hosts.iter().map(endpoint).collect::<Result<_, _>>()?;
         // A user alone is a token.
-        let (username, token) = if password.is_some() { (username, None) } else { (None, username) };
+        let (username, token) = if password.is_some() { (username, None) } else { (None, username.map(Secret::from)) };
         let mut config = Self { endpoints, username, password, token, tls, ..Self::default() };
-        for setting in settings.split('&').filter(|setting| !setting.is_empty()) {
-            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
-            let value = percent_decode_str(value).decode_utf8();
-            config.set(key, &value.map_err(|_| format!("`{key}` in the URL is not UTF-8 once it is decoded"))?)?;
+        for setting in settings(query) {
+            let (key, value) = setting?;
+            config.set(key, &value)?;
         }
         config.check().map(|()| config)
     }
@@ -179,11 +142,6 @@ impl MarathonConfig {
     /// Takes over a setting of a URL's query: `?service_port_listeners&route=Host("{name}.example.com")`.
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         const KEYS: [&str; 5] = ["format", "haproxy_group", "haproxy_labels", "route", "service_port_listeners"];
-        let truth = || match value {
-            "" | "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(format!("`{key}` in the URL is `true` or `false`, not `{value}`")),
-        };
         match key {
             "format" => {
                 self.format = match value {
@@ -194,13 +152,10 @@ impl MarathonConfig {
                 };
             }
             "haproxy_group" => (self.haproxy_group, self.haproxy_labels) = (Some(value.to_owned()), true),
-            "haproxy_labels" => self.haproxy_labels = truth()?,
+            "haproxy_labels" => self.haproxy_labels = truth(key, value)?,
             "route" => self.route = Some(RouteTemplate::parse(value)?),
-            "service_port_listeners" => self.service_port_listeners = truth()?,
-            _ => {
-                let near = suggest::nearest(key, KEYS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                return Err(format!("unknown setting `{key}` in the URL: the known ones are {}{near}", KEYS.join(", ")));
-            }
+            "service_port_listeners" => self.service_port_listeners = truth(key, value)?,
+            _ => return Err(unknown_setting(key, &KEYS)),
         }
         Ok(())
     }
@@ -213,6 +168,10 @@ fn check_endpoint(endpoint: &str) -> Result<(), String> {
     }
     let shown = endpoint.rsplit_once('@').map_or(endpoint, |(_, host)| host);
     Err(format!("`{shown}` is not the URL of a Marathon, such as \"http://10.0.0.5:8080\""))
+}
+
+fn deserialize_endpoints<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    list_of(deserializer, "URL", check_endpoint)
 }
 
 #[cfg(test)]
@@ -254,8 +213,8 @@ mod tests {
     fn settings_go_together() {
         let check = |text: &str| toml::from_str::<MarathonConfig>(text).unwrap().check();
         assert_eq!(check(""), Ok(()));
+        assert!(toml::from_str::<MarathonConfig>("endpoints = []").unwrap_err().message().contains("at least one URL"));
         for (text, expected) in [
-            ("endpoints = []", "at least one URL"),
             ("endpoints = ['https://a:1']", "without `tls`"),
             ("tls = {}", "with `tls`"),
             ("username = 'a'", "go together"),

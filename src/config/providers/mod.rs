@@ -1,11 +1,12 @@
 //! Which providers to watch: `[providers.NAME]` of a configuration file, or a URL on the command line.
 //!
-//! One kind of provider per file; `url` reads the URLs, `tls` is what all of them know of TLS, `layout` how keys and values are read,
-//! `keyring` who opens those that are sealed.
+//! One kind of provider per file; `url` reads the URLs, `tls` and `credentials` are what all of them know of TLS and of who we are,
+//! `layout` how keys and values are read, `keyring` who opens those that are sealed.
 
 mod consul;
 mod consul_catalog;
 mod conventions;
+mod credentials;
 mod dns;
 mod docker;
 mod etcd;

@@ -1,13 +1,20 @@
 //! Provider URLs: `scheme://user:password@host:port,host2:port/path`.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Deserializer};
+
+use super::tls::ClientTls;
+use crate::config::Secret;
+use crate::suggest;
 
 /// What follows `scheme://`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Url<'a> {
     /// Who we say we are.
     pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Secret>,
     /// The hosts, each perhaps with a port. At least one, which may be empty.
     pub(super) hosts: Vec<&'a str>,
     /// What follows the first `/`, with it; empty if there is none.
@@ -23,7 +30,7 @@ impl<'a> Url<'a> {
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (user, hosts) = authority.rsplit_once('@').map_or((None, authority), |(user, hosts)| (Some(user), hosts));
         let (user, password) = match user.map(|user| user.split_once(':').map_or((user, None), |(user, password)| (user, Some(password)))) {
-            Some((user, password)) => (Some(decode(user)?), password.map(decode).transpose()?),
+            Some((user, password)) => (Some(decode(user)?), password.map(|password| decode(password).map(Secret::from)).transpose()?),
             None => (None, None),
         };
         Ok(Self { user, password, hosts: hosts.split(',').collect(), path })
@@ -42,6 +49,53 @@ pub(super) fn is_server(url: &str) -> bool {
         let is_host = uri.authority().is_some_and(|authority| !authority.host().is_empty() && !authority.as_str().contains('@'));
         is_host && matches!(uri.scheme_str(), Some("http" | "https")) && matches!(uri.path(), "" | "/") && uri.query().is_none()
     })
+}
+
+/// Reads a list of at least one of `what`, each of which `check` takes.
+pub(super) fn list_of<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    what: &str,
+    check: impl Fn(&str) -> Result<(), String>,
+) -> Result<Vec<String>, D::Error> {
+    let servers = Vec::<String>::deserialize(deserializer)?;
+    if servers.is_empty() {
+        return Err(serde::de::Error::custom(format!("at least one {what} is needed")));
+    }
+    servers.iter().try_for_each(|server| check(server)).map_err(serde::de::Error::custom)?;
+    Ok(servers)
+}
+
+/// Whether all URLs among `endpoints` say what `tls` says: that TLS is spoken, or that it is not.
+pub(super) fn check_schemes(endpoints: &[String], tls: Option<&ClientTls>) -> Result<(), String> {
+    let (scheme, reason) = if tls.is_some() { ("https://", "with `tls`") } else { ("http://", "without `tls`") };
+    let Some(other) = endpoints.iter().find(|endpoint| !endpoint.starts_with(scheme)) else { return Ok(()) };
+    let other = other.split("://").next().unwrap_or_default();
+    Err(format!("`endpoints` must start with {scheme} {reason}, not with {other}://"))
+}
+
+/// The settings in a URL's query, `key=value&key`, without their escapes.
+pub(super) fn settings(query: &str) -> impl Iterator<Item = Result<(&str, Cow<'_, str>), String>> {
+    query.split('&').filter(|setting| !setting.is_empty()).map(|setting| {
+        let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+        let value = percent_decode_str(value).decode_utf8();
+        Ok((key, value.map_err(|_| format!("`{key}` in the URL is not UTF-8 once it is decoded"))?))
+    })
+}
+
+/// Reads a setting that is true or false. Without a value it is true.
+pub(super) fn truth(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "" | "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("`{key}` in the URL is `true` or `false`, not `{value}`")),
+    }
+}
+
+/// What to say of a setting that is none of those `known`.
+pub(super) fn unknown_setting(key: &str, known: &[&str]) -> String {
+    let near = suggest::nearest(key, known.iter().copied()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    let known = if let [only] = known { format!("the known one is {only}") } else { format!("the known ones are {}", known.join(", ")) };
+    format!("unknown setting `{key}` in the URL: {known}{near}")
 }
 
 fn has_port(host: &str) -> bool {

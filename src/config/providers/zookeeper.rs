@@ -1,6 +1,5 @@
 //! A ZooKeeper ensemble.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::keyring::KeyringConfig;
 use super::layout::{Layout, LayoutKind, LayoutQuery, RouteTemplate};
 use super::tls::ClientTls;
-use super::url::{Url, is_server, with_port};
-use crate::config::duration;
+use super::url::{Url, is_server, list_of, with_port};
+use crate::config::{Secret, duration};
 
 /// A ZooKeeper ensemble. Its servers are of version 3.6 or later, which can watch a whole tree.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZookeeperConfig {
     /// The servers, such as `"10.0.0.5:2181"`, taken in turn. At least one. Default port: 2181, or 2281 with `tls`.
@@ -39,7 +38,7 @@ pub struct ZookeeperConfig {
     pub username: Option<String>,
     /// The user's password. Default: empty.
     #[serde(default, skip_serializing)]
-    pub password: Option<String>,
+    pub password: Option<Secret>,
     /// How long a session may be silent. A server that says nothing for two thirds of it is taken for gone. 2 s to 2 min; a server
     /// has bounds of its own, 4 s to 40 s unless it was told otherwise. Default 6 s.
     #[serde(default = "session_timeout_default", with = "duration")]
@@ -60,25 +59,6 @@ impl Default for ZookeeperConfig {
             password: None,
             session_timeout: session_timeout_default(),
         }
-    }
-}
-
-/// Never shows the password: debug output ends in logs.
-impl fmt::Debug for ZookeeperConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, prefix, layout, route, keyring, tls, username, password, session_timeout } = self;
-        let password = password.as_ref().map(|_| "…");
-        f.debug_struct("ZookeeperConfig")
-            .field("endpoints", endpoints)
-            .field("prefix", prefix)
-            .field("layout", layout)
-            .field("route", route)
-            .field("keyring", keyring)
-            .field("tls", tls)
-            .field("username", username)
-            .field("password", &password)
-            .field("session_timeout", session_timeout)
-            .finish()
     }
 }
 
@@ -179,12 +159,7 @@ fn deserialize_prefix<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
 }
 
 fn deserialize_endpoints<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    let endpoints = Vec::<String>::deserialize(deserializer)?;
-    if endpoints.is_empty() {
-        return Err(serde::de::Error::custom("`endpoints` needs at least one server"));
-    }
-    endpoints.iter().try_for_each(|endpoint| check_endpoint(endpoint)).map_err(serde::de::Error::custom)?;
-    Ok(endpoints)
+    list_of(deserializer, "server", check_endpoint)
 }
 
 #[cfg(test)]

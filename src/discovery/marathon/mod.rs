@@ -98,7 +98,7 @@ impl MarathonProvider {
     pub fn new(name: Name, config: MarathonConfig) -> Self {
         let credentials = match (&config.username, &config.password, &config.token) {
             (Some(user), Some(password), _) => Credentials::basic(user, password),
-            (_, _, Some(token)) => Credentials::field("authorization", &format!("token={token}")),
+            (_, _, Some(token)) => Credentials::field("authorization", &["token=", token].concat()),
             _ => Credentials::default(),
         };
         Self {
