@@ -11,10 +11,9 @@ use tokio_util::either::Either;
 
 use super::deadline::Deadline;
 use super::failure::Failure;
-use crate::config::upstream::UpstreamProtocol;
 use crate::proxy_protocol::Header;
 use crate::routing::endpoint::EndpointState;
-use crate::routing::upstream::{Transport, TransportTls};
+use crate::routing::upstream::{Payload, Transport, TransportTls};
 use crate::socket::{self, SocketAddress};
 
 /// Where a probe goes, how, and until when.
@@ -39,8 +38,8 @@ impl Target<'_> {
 /// A connection, plain or encrypted.
 pub(super) type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-/// Connects to `target`.
-pub(super) async fn connect(target: &Target<'_>) -> Result<Stream, Failure> {
+/// Connects to `target`, to send `payload`.
+pub(super) async fn connect(target: &Target<'_>, payload: Payload) -> Result<Stream, Failure> {
     let mut stream = target.deadline.hold("connect", socket::connect(&target.address(), None)).await?;
     if let Some(version) = target.transport.proxy_protocol {
         // It is ours, of no client.
@@ -48,14 +47,14 @@ pub(super) async fn connect(target: &Target<'_>) -> Result<Stream, Failure> {
     }
     match &target.transport.tls {
         None => Ok(Either::Left(stream)),
-        Some(tls) => target.deadline.hold("TLS handshake", encrypt(stream, tls, target)).await,
+        Some(tls) => target.deadline.hold("TLS handshake", encrypt(stream, tls, target, payload)).await,
     }
 }
 
-async fn encrypt(stream: TcpStream, tls: &TransportTls, target: &Target<'_>) -> Result<Stream, Failure> {
+async fn encrypt(stream: TcpStream, tls: &TransportTls, target: &Target<'_>, payload: Payload) -> Result<Stream, Failure> {
     let name = tls.server_name.clone().unwrap_or_else(|| target.endpoint.server_name());
-    let stream = TlsConnector::from(tls.client.clone()).connect(name, stream).await?;
-    if target.transport.protocol == UpstreamProtocol::H2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+    let stream = TlsConnector::from(tls.client(payload).clone()).connect(name, stream).await?;
+    if !target.transport.is_agreed(payload, stream.get_ref().1.alpn_protocol()) {
         return Err(Failure::endpoint("it did not agree to speak HTTP/2"));
     }
     Ok(Either::Right(Box::new(stream)))

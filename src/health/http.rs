@@ -19,7 +19,7 @@ use super::connect::{Stream, Target, connect};
 use super::failure::Failure;
 use crate::config::upstream::UpstreamProtocol;
 use crate::routing::EndpointState;
-use crate::routing::upstream::Transport;
+use crate::routing::upstream::{Payload, Transport};
 
 /// The greatest head of an answer that is read, in bytes.
 const HEAD_BYTES_MAX: u16 = 16 * 1024;
@@ -42,7 +42,7 @@ pub(super) struct Question<'a> {
 pub(super) async fn probe(question: &Question<'_>, target: &Target<'_>, tasks: &TaskTracker) -> Result<String, Failure> {
     let step = format!("GET {}", question.path);
     let request = request(question, target.endpoint, target.transport).map_err(|failure| failure.during(&step))?;
-    let stream = connect(target).await?;
+    let stream = connect(target, Payload::Requests).await?;
     let protocol = target.transport.protocol;
     let status = target.deadline.hold(&step, exchange(stream, request, protocol, tasks)).await?;
     judge(status, &question.status).map_err(|failure| failure.during(&step))?;

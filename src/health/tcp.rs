@@ -2,10 +2,11 @@
 
 use super::connect::{Target, connect};
 use super::failure::Failure;
+use crate::routing::upstream::Payload;
 
 /// Probes `target`; says what was found.
 pub(super) async fn probe(target: &Target<'_>) -> Result<String, Failure> {
-    connect(target).await?;
+    connect(target, Payload::Bytes).await?;
     Ok("connected".into())
 }
 
@@ -52,6 +53,10 @@ mod tests {
         let (tls, certificate) = certified();
         let server = Server::https1(certificate).await;
         assert_eq!(check(&server, Some(tls.clone()), Duration::from_secs(10)).await, Ok("connected".into()));
+        // What is spoken in there is not ours to say.
+        let (other, certificate) = certified();
+        let server = Server::https2(certificate).await;
+        assert_eq!(check(&server, Some(other), Duration::from_secs(10)).await, Ok("connected".into()));
         let mute = Server::mute().await;
         let limit = Duration::from_millis(50);
         assert_eq!(check(&mute, Some(tls), limit).await, Err("TLS handshake: timed out after 50ms".into()));

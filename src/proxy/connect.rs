@@ -8,19 +8,9 @@ use tokio_rustls::TlsConnector;
 
 use super::error::ConnectError;
 use super::stream::UpstreamStream;
-use crate::config::upstream::UpstreamProtocol;
 use crate::routing::endpoint::EndpointState;
-use crate::routing::upstream::Transport;
+use crate::routing::upstream::{Payload, Transport};
 use crate::socket;
-
-/// What goes over a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Payload {
-    /// Requests, in the protocol of the upstream.
-    Requests,
-    /// A client's bytes, whatever they mean.
-    Bytes,
-}
 
 /// What an endpoint is shown of whose connection it gets.
 #[derive(Debug, Default)]
@@ -57,10 +47,9 @@ async fn establish(
     }
     let Some(tls) = &transport.tls else { return Ok(UpstreamStream::Plain(stream)) };
     let name = tls.server_name.clone().unwrap_or_else(|| endpoint.server_name());
-    let client = if payload == Payload::Requests { &tls.client } else { &tls.client_of_streams };
-    let stream = TlsConnector::from(client.clone()).connect(name, stream).await.map_err(ConnectError::Tls)?;
-    let is_h2 = payload == Payload::Requests && transport.protocol == UpstreamProtocol::H2;
-    if is_h2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+    let connector = TlsConnector::from(tls.client(payload).clone());
+    let stream = connector.connect(name, stream).await.map_err(ConnectError::Tls)?;
+    if !transport.is_agreed(payload, stream.get_ref().1.alpn_protocol()) {
         return Err(ConnectError::Alpn);
     }
     Ok(UpstreamStream::Tls(Box::new(stream)))

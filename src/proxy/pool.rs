@@ -16,14 +16,14 @@ use tokio::sync::Notify;
 
 use super::body::RequestBody;
 use super::client::Client;
-use super::connect::{Payload, connect};
+use super::connect::connect;
 use super::error::ConnectError;
 use super::h1;
 use super::stream::{Cutter, SharedStream};
 use super::worker::LocalExecutor;
 use crate::config::upstream::Keepalive;
 use crate::routing::endpoint::EndpointState;
-use crate::routing::upstream::Upstream;
+use crate::routing::upstream::{Payload, Upstream};
 
 /// A stream on an HTTP/2 connection.
 pub(crate) struct H2 {

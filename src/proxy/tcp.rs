@@ -16,7 +16,7 @@ use super::alarm::TICK;
 use super::arrival;
 use super::client_hello::{self, ClientHello, HELLO_BYTES_MAX, Reading};
 use super::clients::Place;
-use super::connect::{Introduction, Payload, connect};
+use super::connect::{Introduction, connect};
 use super::handshake;
 use super::listener::{ListenerHandle, local_address};
 use super::origin::{Encryption, Origin, Telling, unique_id};
@@ -29,7 +29,7 @@ use crate::config::listener::ProxyProtocol;
 use crate::routing::endpoint::Lease;
 use crate::routing::listener::Listener;
 use crate::routing::route::{Target, TcpRoute};
-use crate::routing::upstream::{PickRequest, Upstream};
+use crate::routing::upstream::{Payload, PickRequest, Upstream};
 use crate::rule::{ConnectionView, normalize_host};
 
 /// The address of ours, before it is asked for.

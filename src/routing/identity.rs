@@ -49,12 +49,22 @@ pub(super) fn client_verifier(
     builder.build().map_err(|error| format!("`tls.client_auth`: {error}"))
 }
 
-/// Takes endpoints whose certificate one of `roots` has signed for the `expected` name, whatever address they have.
+/// Decides whether an endpoint's certificate is good, where it need not have the name that the endpoint is reached by.
+///
+/// Whoever is taken holds the key of the certificate: that is verified in any case.
 #[derive(Debug)]
-pub(super) struct ByIdentity {
-    pub(super) expected: IdentityPattern,
-    pub(super) roots: Arc<RootCertStore>,
+pub(super) struct EndpointVerifier {
+    pub(super) taken: Taken,
     pub(super) crypto: Arc<CryptoProvider>,
+}
+
+/// Whose certificate is good.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// Anybody's. For `tls.insecure_skip_verify`.
+    Anybody,
+    /// That of who has this name by the signature of one of `roots`. For `tls.server_id`.
+    Identity { expected: IdentityPattern, roots: Arc<RootCertStore> },
 }
 
 /// Why a certificate is not that of the endpoint that was meant.
@@ -65,7 +75,7 @@ struct OtherIdentity {
     expected: IdentityPattern,
 }
 
-impl ServerCertVerifier for ByIdentity {
+impl ServerCertVerifier for EndpointVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -74,15 +84,16 @@ impl ServerCertVerifier for ByIdentity {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        let Taken::Identity { expected, roots } = &self.taken else { return Ok(ServerCertVerified::assertion()) };
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.crypto.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
         let names = names_of(end_entity);
-        if names.iter().any(|name| self.expected.matches(name)) {
+        if names.iter().any(|name| expected.matches(name)) {
             return Ok(ServerCertVerified::assertion());
         }
         let found = if names.is_empty() { "nobody".into() } else { format!("`{}`", names.join("`, `")) };
-        let other = OtherIdentity { found, expected: self.expected.clone() };
+        let other = OtherIdentity { found, expected: expected.clone() };
         Err(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(other)))))
     }
 

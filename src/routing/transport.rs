@@ -10,8 +10,8 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use super::certificates::{Certificate, read_roots};
 use super::compile::Context;
-use super::identity::ByIdentity;
-use super::upstream::{AcceptAny, Transport, TransportTls, Upstream};
+use super::identity::{EndpointVerifier, Taken};
+use super::upstream::{Transport, TransportTls, Upstream};
 use crate::config;
 use crate::config::upstream::{UpstreamProtocol, UpstreamTls};
 
@@ -66,7 +66,7 @@ fn build_transport_tls(
             client
         }
     };
-    let client_of_streams = Arc::new(client.clone());
+    let client_of_bytes = Arc::new(client.clone());
     client.alpn_protocols = match protocol {
         UpstreamProtocol::H2 => vec![b"h2".to_vec()],
         UpstreamProtocol::Http1 | UpstreamProtocol::H2c => vec![b"http/1.1".to_vec()],
@@ -75,7 +75,7 @@ fn build_transport_tls(
         ServerName::try_from(name.clone()).map_err(|_| format!("`tls.server_name`: {name:?} is neither a DNS name nor an IP address"))
     });
     let (client, certificate) = (Arc::new(client), certificate.cloned());
-    Ok(TransportTls { client, client_of_streams, server_name: server_name.transpose()?, certificate })
+    Ok(TransportTls { client, client_of_bytes, server_name: server_name.transpose()?, certificate })
 }
 
 type Unverified = ConfigBuilder<ClientConfig, WantsVerifier>;
@@ -85,13 +85,13 @@ type Verified = ConfigBuilder<ClientConfig, WantsClientCert>;
 fn verified(builder: Unverified, tls: &UpstreamTls, certificate: Option<&Arc<Certificate>>, context: &Context) -> Result<Verified, String> {
     let crypto = context.crypto.clone();
     if tls.insecure_skip_verify {
-        return Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(crypto))));
+        return Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(EndpointVerifier { taken: Taken::Anybody, crypto })));
     }
     let roots = roots(tls, certificate, context)?;
     Ok(match &tls.server_id {
         None => builder.with_root_certificates(roots),
         Some(expected) => {
-            let verifier = ByIdentity { expected: expected.clone(), roots, crypto };
+            let verifier = EndpointVerifier { taken: Taken::Identity { expected: expected.clone(), roots }, crypto };
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         }
     })

@@ -4,16 +4,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, HeaderValue};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 
 use super::certificates::Certificate;
 use super::endpoint::{Endpoint, Health, Lease};
 use super::sticky::StickyTable;
 use crate::balance::{Candidates, Draw, HashKey, Member, Policy, Tiers, hash_bytes};
 use crate::config;
+use crate::config::upstream::UpstreamProtocol;
 use crate::metrics::UpstreamMetrics;
 use crate::names::Name;
 
@@ -40,7 +38,7 @@ pub struct Transport {
     /// Unique in this process: connections made one way are not used for another.
     pub id: u64,
     /// What is spoken.
-    pub protocol: config::upstream::UpstreamProtocol,
+    pub protocol: UpstreamProtocol,
     /// The PROXY header that connections begin with, if any: before TLS.
     pub proxy_protocol: Option<crate::proxy_protocol::Version>,
     /// Whether connections come from the client's address.
@@ -55,19 +53,45 @@ impl Transport {
     pub fn is_of_one_client(&self) -> bool {
         self.proxy_protocol.is_some() || self.transparent
     }
+
+    /// Whether `payload` may follow a TLS handshake that ended with this `alpn`: HTTP/2 is spoken to nobody who has not said so.
+    #[must_use]
+    pub fn is_agreed(&self, payload: Payload, alpn: Option<&[u8]>) -> bool {
+        payload != Payload::Requests || self.protocol != UpstreamProtocol::H2 || alpn == Some(b"h2")
+    }
+}
+
+/// What goes over a connection to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// Requests, in the protocol of the upstream.
+    Requests,
+    /// A client's bytes, whatever they mean. Or none.
+    Bytes,
 }
 
 /// TLS towards endpoints.
 #[derive(Debug)]
 pub struct TransportTls {
     /// Roots, versions and ALPN.
-    pub client: Arc<rustls::ClientConfig>,
-    /// The same without ALPN: for streams of which we do not know what is spoken on them.
-    pub client_of_streams: Arc<rustls::ClientConfig>,
+    pub(super) client: Arc<rustls::ClientConfig>,
+    /// The same without ALPN: nobody knows what a client's bytes mean.
+    pub(super) client_of_bytes: Arc<rustls::ClientConfig>,
     /// The name asked for and looked for in the certificate. None: the endpoint's IP address.
     pub server_name: Option<ServerName<'static>>,
     /// What is shown to endpoints that ask for a certificate.
     pub certificate: Option<Arc<Certificate>>,
+}
+
+impl TransportTls {
+    /// What `payload` is encrypted with.
+    #[must_use]
+    pub fn client(&self, payload: Payload) -> &Arc<rustls::ClientConfig> {
+        match payload {
+            Payload::Requests => &self.client,
+            Payload::Bytes => &self.client_of_bytes,
+        }
+    }
 }
 
 /// The endpoint of one attempt.
@@ -189,44 +213,5 @@ impl Candidates for Eligible<'_> {
 
     fn in_flight(&self, index: usize) -> u32 {
         self.endpoints.get(index).map_or(0, |endpoint| endpoint.state.in_flight())
-    }
-}
-
-/// Accepts every certificate, but still wants the peer to hold its key. For `tls.insecure_skip_verify`.
-#[derive(Debug)]
-pub(super) struct AcceptAny(pub(super) Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
