@@ -42,6 +42,7 @@ descriptions! {
     HEALTH_TRANSITIONS = "nuncio_health_transitions_total", "Endpoints that went up or down, by upstream and direction.";
     CONNECTIONS = "nuncio_connections_total", "Connections accepted, and UDP sessions begun, by listener.";
     CONNECTIONS_OPEN = "nuncio_connections_open", "Connections and UDP sessions open, by listener.";
+    CONNECTIONS_REFUSED = "nuncio_connections_refused_total", "Connections closed before they were served, by listener and cause.";
     TCP_BYTES = "nuncio_tcp_bytes_total", "Bytes forwarded by TCP routes, by route and direction.";
     UDP_DATAGRAMS = "nuncio_udp_datagrams_total", "Datagrams forwarded by UDP routes, by route, upstream and direction.";
     UDP_BYTES = "nuncio_udp_bytes_total", "Bytes of datagrams forwarded by UDP routes, by route, upstream and direction.";
@@ -262,14 +263,59 @@ impl UdpRouteMetrics {
     }
 }
 
+/// Counters of one object for events that are rare enough for a lock. Each is made when the first such event happens.
+#[derive(Debug)]
+struct Rare {
+    meter: Meter,
+    /// The kind of object.
+    kind: &'static str,
+    name: Name,
+    counters: Mutex<HashMap<(&'static str, &'static str), Counter>>,
+}
+
+impl Rare {
+    fn new(meter: &Meter, kind: &'static str, name: &Name) -> Self {
+        Self { meter: meter.clone(), kind, name: name.clone(), counters: Mutex::default() }
+    }
+
+    fn count(&self, what: Description, label: &'static str, value: &'static str) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || self.meter.counter(what, &[(self.kind, self.name.as_str()), (label, value)]);
+        counters.entry((what.name, value)).or_insert_with(make).increment(1);
+    }
+}
+
+/// The handles of one listener.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    /// Connections accepted, and UDP sessions begun.
+    pub accepted: Counter,
+    /// Those that are open.
+    pub open: Gauge,
+    rare: Rare,
+}
+
+impl ListenerMetrics {
+    /// The handles of `listener`.
+    #[must_use]
+    pub fn new(meter: &Meter, listener: &Name) -> Self {
+        let label = [("listener", listener.as_str())];
+        let (accepted, open) = (meter.counter(CONNECTIONS, &label), meter.gauge(CONNECTIONS_OPEN, &label));
+        Self { accepted, open, rare: Rare::new(meter, "listener", listener) }
+    }
+
+    /// Counts a connection that was closed before it was served.
+    pub fn refused(&self, cause: &'static str) {
+        self.rare.count(CONNECTIONS_REFUSED, "cause", cause);
+    }
+}
+
 /// The handles of one upstream.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
-    meter: Meter,
-    upstream: Name,
     /// Connections opened to its endpoints.
     pub connections: Counter,
-    rare: Mutex<HashMap<(&'static str, &'static str), Counter>>,
+    rare: Rare,
 }
 
 impl UpstreamMetrics {
@@ -277,29 +323,22 @@ impl UpstreamMetrics {
     #[must_use]
     pub fn new(meter: &Meter, upstream: &Name) -> Self {
         let connections = meter.counter(UPSTREAM_CONNECTIONS, &[("upstream", upstream.as_str())]);
-        Self { meter: meter.clone(), upstream: upstream.clone(), connections, rare: Mutex::default() }
+        Self { connections, rare: Rare::new(meter, "upstream", upstream) }
     }
 
     /// Counts an attempt beyond the first.
     pub fn retry(&self, reason: &'static str) {
-        self.count(RETRIES, "reason", reason);
+        self.rare.count(RETRIES, "reason", reason);
     }
 
     /// Counts a request or connection that failed for good.
     pub fn error(&self, cause: &'static str) {
-        self.count(UPSTREAM_ERRORS, "cause", cause);
+        self.rare.count(UPSTREAM_ERRORS, "cause", cause);
     }
 
     /// Counts an endpoint that went up or down.
     pub fn transition(&self, to: &'static str) {
-        self.count(HEALTH_TRANSITIONS, "to", to);
-    }
-
-    /// Events that are rare enough for a lock, and whose handle is made when the first one happens.
-    fn count(&self, what: Description, label: &'static str, value: &'static str) {
-        let mut rare = self.rare.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || self.meter.counter(what, &[("upstream", self.upstream.as_str()), (label, value)]);
-        rare.entry((what.name, value)).or_insert_with(make).increment(1);
+        self.rare.count(HEALTH_TRANSITIONS, "to", to);
     }
 }
 

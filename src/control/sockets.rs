@@ -12,7 +12,7 @@ use super::status::{ListenerStatus, Status};
 use crate::config;
 use crate::config::listen_address::ListenAddress;
 use crate::config::listener::ListenerProtocol;
-use crate::metrics as names;
+use crate::metrics::ListenerMetrics;
 use crate::metrics::Meter;
 use crate::names::Name;
 use crate::proxy::bind::{Bound, PassedSockets, SocketFile, Wanted, bind};
@@ -148,7 +148,6 @@ impl Sockets {
     }
 
     fn shared(&self, id: u64, name: &Name, address: ListenAddress, protocol: ListenerProtocol) -> ListenerShared {
-        let label = [("listener", name.as_str())];
         ListenerShared {
             id,
             name: name.clone(),
@@ -156,8 +155,7 @@ impl Sockets {
             protocol,
             open: AtomicU32::new(0),
             clients: Arc::default(),
-            accepted: self.meter.counter(names::CONNECTIONS, &label),
-            open_gauge: self.meter.gauge(names::CONNECTIONS_OPEN, &label),
+            metrics: ListenerMetrics::new(&self.meter, name),
             renamed: OnceLock::new(),
         }
     }

@@ -14,7 +14,6 @@ use super::client::begin;
 use super::forwarded::is_trusted;
 use super::listener::ListenerHandle;
 use super::origin::Origin;
-use super::warnings::Warning;
 use super::worker::Worker;
 use crate::config::listener::ProxyProtocol;
 use crate::proxy_protocol::{HEADER_BYTES_MAX, Header, Invalid, parse};
@@ -65,7 +64,7 @@ pub(crate) async fn read(
         Ok(header) => Some(direct.told(header)),
         Err(Refused::Invalid(Invalid::Absent) | Refused::Closed) if !is_required => Some(direct),
         Err(refused) => {
-            refused.say(worker, listener, direct.peer);
+            refused.say(worker, handle, direct.peer);
             None
         }
     }
@@ -122,11 +121,11 @@ impl Refused {
         }
     }
 
-    fn say(&self, worker: &Worker, listener: &Listener, peer: SocketAddr) {
-        let text = format!("listener {}: closed a connection of {peer}: PROXY header: {self}", listener.name);
-        if matches!(self, Self::Closed | Self::Draining) {
-            return tracing::debug!("{text}");
+    fn say(&self, worker: &Worker, handle: &ListenerHandle, peer: SocketAddr) {
+        let why = format_args!("closed a connection of {peer}: PROXY header: {self}");
+        match self {
+            Self::Closed | Self::Draining => tracing::debug!(listener = %handle.shared().name, "{why}"),
+            _ => handle.refuse(worker, self.cause(), why),
         }
-        worker.warn(Warning { route: None, upstream: None, status: None, cause: self.cause(), text });
     }
 }

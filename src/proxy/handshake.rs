@@ -1,5 +1,6 @@
 //! TLS handshakes that fail: what is said of them, and that the peer hears why.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::warnings::Warning;
+use super::listener::ListenerHandle;
 use super::worker::Worker;
 use crate::routing::listener::Listener;
 
@@ -21,16 +22,16 @@ const LINGER_BYTES_MAX: u64 = 256 * 1024;
 /// the client: closing a socket with bytes unread would take it back.
 pub(crate) async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
     worker: &Worker,
+    handle: &ListenerHandle,
     listener: &Listener,
     peer: SocketAddr,
     error: io::Error,
     stream: S,
 ) {
     if listener.settings.tls.as_ref().is_none_or(|tls| tls.client_auth.is_none()) {
-        return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: {error}");
+        return unfinished(handle, peer, &error);
     }
-    let text = format!("listener {}: refused {peer}: TLS handshake: {error}{}", listener.name, explain(&error));
-    worker.warn(Warning { route: None, upstream: None, status: None, cause: "client_refused", text });
+    handle.refuse(worker, "client_refused", format_args!("refused {peer}: TLS handshake: {error}{}", explain(&error)));
     let linger = async {
         let mut stream = stream;
         stream.shutdown().await?;
@@ -38,6 +39,13 @@ pub(crate) async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
     };
     // However it ends: nothing more is to be done.
     let _ = tokio::time::timeout(LINGER, linger).await;
+}
+
+/// A client did not get through its handshake, of which it is no use to say more: scanners do not all day.
+pub(crate) fn unfinished(handle: &ListenerHandle, peer: SocketAddr, why: impl Display) {
+    let shared = handle.shared();
+    shared.metrics.refused("tls_handshake");
+    tracing::debug!(listener = %shared.name, %peer, "TLS handshake: {why}");
 }
 
 /// What an error means to who set up the certificates.

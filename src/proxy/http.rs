@@ -52,8 +52,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
     let Some(tls) = &listener.tls else { return serve_plain(client, stream, limits).await };
     let stream = match client.within_limit(Box::pin(TlsAcceptor::from(tls.clone()).accept(stream).into_fallible())).await {
         Some(Ok(stream)) => stream,
-        Some(Err((error, stream))) => return Box::pin(handshake::failed(&client.worker, &listener, peer, error, stream)).await,
-        None => return tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out"),
+        Some(Err((error, stream))) => {
+            return Box::pin(handshake::failed(&client.worker, &client.listener, &listener, peer, error, stream)).await;
+        }
+        None => return handshake::unfinished(&client.listener, peer, "timed out"),
     };
     client.encrypted(stream.get_ref().1);
     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

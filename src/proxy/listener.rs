@@ -1,6 +1,7 @@
 //! Listeners as workers hold them: a socket to accept on, and the settings of the newest table.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::Display;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -8,7 +9,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Notify;
 
@@ -19,6 +19,7 @@ use super::warnings::Warning;
 use super::worker::Worker;
 use crate::config::listen_address::ListenAddress;
 use crate::config::listener::ListenerProtocol;
+use crate::metrics::ListenerMetrics;
 use crate::names::Name;
 use crate::routing::RoutingTable;
 use crate::routing::listener::Listener;
@@ -39,10 +40,8 @@ pub struct ListenerShared {
     pub open: AtomicU32,
     /// Those of each client, if they are limited.
     pub clients: Arc<Clients>,
-    /// Connections accepted.
-    pub accepted: Counter,
-    /// Connections open, as a metric.
-    pub open_gauge: Gauge,
+    /// What it counts.
+    pub metrics: ListenerMetrics,
     /// What it goes on as in tables that give its address to another name. Set before the first of them is published.
     pub renamed: OnceLock<Arc<ListenerShared>>,
 }
@@ -106,9 +105,9 @@ impl ListenerHandle {
         let Some(renamed) = names.filter(|renamed| renamed.is_in(table)).last().cloned() else { return };
         let open = self.open.get();
         renamed.open.fetch_add(open, Ordering::Relaxed);
-        renamed.open_gauge.increment(f64::from(open));
+        renamed.metrics.open.increment(f64::from(open));
         shared.open.fetch_sub(open, Ordering::Relaxed);
-        shared.open_gauge.decrement(f64::from(open));
+        shared.metrics.open.decrement(f64::from(open));
         *shared = renamed;
     }
 
@@ -164,8 +163,8 @@ impl ListenerHandle {
         };
         let limit = worker.with_table(|table| self.settings(table)).settings.limits.connections;
         let Some(open) = OpenConnection::try_new(self, limit) else {
-            tracing::debug!(listener = %self.shared().name, %peer, "closed: {limit} connections are open already");
-            return;
+            self.shared().metrics.refused("connections");
+            return tracing::debug!(listener = %self.shared().name, %peer, "closed: {limit} connections are open already");
         };
         let (handle, task_worker) = (self.clone(), worker.clone());
         let protocol = self.shared().protocol;
@@ -188,10 +187,17 @@ impl ListenerHandle {
         let Some(limit) = listener.settings.limits.connections_per_client else { return Ok(None) };
         let place = self.shared().clients.admit(client, limit.get());
         if place.is_none() {
-            let text = format!("listener {}: closed a connection of {client}, which has {limit} already", listener.name);
-            worker.warn(Warning { route: None, upstream: None, status: None, cause: "connections_per_client", text });
+            self.refuse(worker, "connections_per_client", format_args!("closed a connection of {client}, which has {limit} already"));
         }
         place.map(Some).ok_or(())
+    }
+
+    /// Counts a connection that is closed before it is served, and says why.
+    pub(super) fn refuse(&self, worker: &Worker, cause: &'static str, why: impl Display) {
+        let shared = self.shared();
+        shared.metrics.refused(cause);
+        let text = format!("listener {}: {why}", shared.name);
+        worker.warn(Warning { route: None, upstream: None, status: None, cause, text });
     }
 
     /// Out of descriptors or memory: others may free some, so we wait a little rather than spin.
@@ -274,9 +280,9 @@ impl OpenConnection {
         let shared = handle.shared();
         let open = shared.open.fetch_add(1, Ordering::Relaxed);
         handle.open.set(handle.open.get() + 1);
-        shared.open_gauge.increment(1.0);
+        shared.metrics.open.increment(1.0);
         let counted = Self(handle.clone());
-        shared.accepted.increment(1);
+        shared.metrics.accepted.increment(1);
         (open < limit).then_some(counted)
     }
 }
@@ -287,7 +293,7 @@ impl Drop for OpenConnection {
         // try_borrow: a panic in a drop would end the process.
         if let Ok(shared) = self.0.shared.try_borrow() {
             shared.open.fetch_sub(1, Ordering::Relaxed);
-            shared.open_gauge.decrement(1.0);
+            shared.metrics.open.decrement(1.0);
         }
     }
 }

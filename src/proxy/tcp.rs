@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use rustls::ServerConfig;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -59,13 +60,16 @@ struct Established<'a> {
 /// The client's side.
 enum Near {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Prefixed<TcpStream>>>),
+    Tls(Box<Stream>),
 }
+
+/// The client's side once its TLS is ended.
+type Stream = TlsStream<Prefixed<TcpStream>>;
 
 /// Finds out what the client wants, and connects it to an endpoint. None: it was closed, and it was said why.
 async fn establish<'a>(
     worker: &'a Rc<Worker>,
-    handle: &Rc<ListenerHandle>,
+    handle: &'a Rc<ListenerHandle>,
     mut stream: TcpStream,
     peer: SocketAddr,
 ) -> Option<Established<'a>> {
@@ -74,76 +78,130 @@ async fn establish<'a>(
         let reads_hello = table.tcp_routes.get(&listener.name).is_some_and(|routes| routes.reads_hello());
         (listener, reads_hello)
     });
-    let mut origin = origin(worker, handle, &listener, &mut stream, peer).await?;
+    let origin = origin(worker, handle, &listener, &mut stream, peer).await?;
     let peer = origin.peer;
-    let _place = handle.admit(worker, &listener, peer.ip()).ok()?;
+    let place = handle.admit(worker, &listener, peer.ip()).ok()?;
     let mut ahead = BytesMut::new();
-    let limit = listener.settings.timeouts.client_header;
     let hello = match reads_hello {
-        true => match read_hello(&mut stream, &mut ahead, limit).await {
-            Ok(hello) => hello,
-            Err(reason) => {
-                warn_of_client(worker, &listener, "client_hello", format!("closed a connection of {peer}: {reason}"));
-                return None;
-            }
-        },
-        false => ClientHello::default(),
+        true => read_hello(&mut stream, &mut ahead, listener.settings.timeouts.client_header).await,
+        false => Ok(ClientHello::default()),
     };
-    let find = |identities: &[Box<str>]| {
-        worker.with_table(|table| {
-            let listener = handle.settings(table);
-            let sni = hello.sni().and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| normalize_host(name).ok());
-            let (sni, alpn) = (sni.as_deref().unwrap_or_default(), &hello.alpn());
-            let routes = table.tcp_routes.get(&listener.name);
-            let route = routes.and_then(|routes| routes.find(&ConnectionView { sni, alpn, client_ip: peer.ip(), identities })).cloned();
-            (listener, route, routes.is_some_and(|routes| routes.reads_client_cert()))
-        })
-    };
-    let (listener, route, reads_client_cert) = find(&[]);
-    let ends_tls = listener.tls.as_ref().filter(|_| !route.as_ref().is_some_and(|route| route.passthrough));
-    // Who the client is is known once its TLS is ended, and the route only then.
-    let is_early = ends_tls.is_none() || !reads_client_cert;
-    // Nobody else asks for it.
-    if !origin.is_told() && (!is_early || route.as_ref().is_some_and(|route| route.tells_origin())) {
-        origin.local = local_address(&stream);
+    match hello {
+        Ok(hello) => Arrived { worker, handle, hello, peer }.connect(stream, ahead.freeze(), origin, place).await,
+        Err(reason) => {
+            handle.refuse(worker, "client_hello", format_args!("closed a connection of {peer}: {reason}"));
+            None
+        }
     }
-    let begun = match route {
-        Some(route) if is_early => Ok(Connection::begin(worker, route, origin)),
-        None if is_early => return no_route(&listener, peer),
-        _ => Err(origin),
-    };
-    let ahead = ahead.freeze();
-    let Some(tls) = ends_tls else {
-        let mut connection = begun.ok()?;
-        let far = connection.connect(None, || find(&[]).1).await?;
-        return Some(Established { connection, near: Near::Plain(stream), far, ahead, _place });
-    };
-    let accept = TlsAcceptor::from(tls.clone()).accept(Prefixed::new(ahead, stream)).into_fallible();
-    let stream = match tokio::time::timeout(limit, accept).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err((error, stream))) => {
-            Box::pin(handshake::failed(worker, &listener, peer, error, stream)).await;
-            return None;
-        }
-        Err(_) => {
-            tracing::debug!(listener = %listener.name, %peer, "TLS handshake: timed out");
-            return None;
-        }
-    };
-    let encryption = Encryption::of(stream.get_ref().1);
-    let find = || find(encryption.identities()).1.filter(|route| !route.passthrough);
-    let mut connection = match (begun, find()) {
-        (Ok(connection), _) => connection,
-        (Err(origin), Some(route)) => Connection::begin(worker, route, origin),
-        (Err(_), None) => return no_route(&listener, peer),
-    };
-    let far = connection.connect(Some(&encryption), find).await?;
-    Some(Established { connection, near: Near::Tls(Box::new(stream)), far, ahead: Bytes::new(), _place })
 }
 
-fn no_route<T>(listener: &Listener, peer: SocketAddr) -> Option<T> {
-    tracing::debug!(listener = %listener.name, %peer, "closed: no TCP route takes it");
-    None
+/// A client that has said what its routes ask for.
+struct Arrived<'a> {
+    worker: &'a Rc<Worker>,
+    handle: &'a ListenerHandle,
+    hello: ClientHello,
+    peer: SocketAddr,
+}
+
+/// Where a client goes, by the newest table.
+struct Found {
+    listener: Arc<Listener>,
+    route: Option<Arc<TcpRoute>>,
+    /// Whether another certificate of the client might lead elsewhere.
+    reads_client_cert: bool,
+}
+
+impl<'a> Arrived<'a> {
+    fn find(&self, identities: &[Box<str>]) -> Found {
+        let sni = self.hello.sni().and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| normalize_host(name).ok());
+        let view =
+            ConnectionView { sni: sni.as_deref().unwrap_or_default(), alpn: &self.hello.alpn(), client_ip: self.peer.ip(), identities };
+        self.worker.with_table(|table| {
+            let listener = self.handle.settings(table);
+            let routes = table.tcp_routes.get(&listener.name);
+            let route = routes.and_then(|routes| routes.find(&view)).cloned();
+            Found { listener, route, reads_client_cert: routes.is_some_and(|routes| routes.reads_client_cert()) }
+        })
+    }
+
+    /// Connects it by a route to an endpoint, with its TLS ended if that is for us to do.
+    async fn connect(self, stream: TcpStream, ahead: Bytes, mut origin: Origin, place: Option<Place>) -> Option<Established<'a>> {
+        let found = self.find(&[]);
+        let tls = found.listener.tls.clone().filter(|_| !found.route.as_ref().is_some_and(|route| route.passthrough));
+        // Nobody else asks for it: it costs a call to the system.
+        let is_late = tls.is_some() && found.reads_client_cert;
+        if !origin.is_told() && (is_late || found.route.as_ref().is_some_and(|route| route.tells_origin())) {
+            origin.local = local_address(&stream);
+        }
+        match tls {
+            None => self.connect_as_it_is(found, stream, ahead, origin, place).await,
+            Some(tls) => self.connect_decrypted(found, tls, Prefixed::new(ahead, stream), origin, place).await,
+        }
+    }
+
+    async fn connect_as_it_is(
+        self,
+        found: Found,
+        stream: TcpStream,
+        ahead: Bytes,
+        origin: Origin,
+        place: Option<Place>,
+    ) -> Option<Established<'a>> {
+        let Some(route) = found.route else { return self.no_route(&found.listener) };
+        let mut connection = Connection::begin(self.worker, route, origin);
+        let far = connection.connect(None, || self.find(&[]).route).await?;
+        Some(Established { connection, near: Near::Plain(stream), far, ahead, _place: place })
+    }
+
+    async fn connect_decrypted(
+        self,
+        found: Found,
+        tls: Arc<ServerConfig>,
+        stream: Prefixed<TcpStream>,
+        origin: Origin,
+        place: Option<Place>,
+    ) -> Option<Established<'a>> {
+        // Where certificates matter, who the client is is known once its TLS is ended, and the route only then.
+        let early = match found.route {
+            _ if found.reads_client_cert => Err(origin),
+            Some(route) => Ok(Connection::begin(self.worker, route, origin)),
+            None => return self.no_route(&found.listener),
+        };
+        let stream = self.decrypt(&found.listener, tls, stream).await?;
+        let encryption = Encryption::of(stream.get_ref().1);
+        let find = || self.find(encryption.identities()).route.filter(|route| !route.passthrough);
+        let mut connection = match early {
+            Ok(connection) => connection,
+            Err(origin) => match find() {
+                Some(route) => Connection::begin(self.worker, route, origin),
+                None => return self.no_route(&found.listener),
+            },
+        };
+        let far = connection.connect(Some(&encryption), find).await?;
+        Some(Established { connection, near: Near::Tls(Box::new(stream)), far, ahead: Bytes::new(), _place: place })
+    }
+
+    /// Ends the client's TLS. None: it was closed, and it was said why.
+    async fn decrypt(&self, listener: &Listener, tls: Arc<ServerConfig>, stream: Prefixed<TcpStream>) -> Option<Stream> {
+        let accept = TlsAcceptor::from(tls).accept(stream).into_fallible();
+        match tokio::time::timeout(listener.settings.timeouts.client_header, accept).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err((error, stream))) => {
+                Box::pin(handshake::failed(self.worker, self.handle, listener, self.peer, error, stream)).await;
+                None
+            }
+            Err(_) => {
+                handshake::unfinished(self.handle, self.peer, "timed out");
+                None
+            }
+        }
+    }
+
+    fn no_route<T>(&self, listener: &Listener) -> Option<T> {
+        self.handle.shared().metrics.refused("no_route");
+        tracing::debug!(listener = %listener.name, peer = %self.peer, "closed: no TCP route takes it");
+        None
+    }
 }
 
 /// Whose connection it is. None: it was closed, and it was said why.
@@ -181,11 +239,6 @@ async fn read_hello(stream: &mut TcpStream, ahead: &mut BytesMut, limit: Duratio
         Err(_) if ahead.is_empty() => Ok(ClientHello::default()),
         Err(_) => Err(format!("its ClientHello was not whole after {limit:?}")),
     }
-}
-
-fn warn_of_client(worker: &Worker, listener: &Listener, cause: &'static str, text: String) {
-    let text = format!("listener {}: {text}", listener.name);
-    worker.warn(Warning { route: None, upstream: None, status: None, cause, text });
 }
 
 /// A connection that has its route. In its metrics a clean end counts as 200, a broken one as 502.
