@@ -92,10 +92,13 @@ async fn serve_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(client: Rc<Client
         // Boxed, so that nothing of it is kept meanwhile.
         let Some((mut stream, ahead)) = Box::pin(speak_h1(&client, bytes, stream, limits)).await else { return };
         // Of a request that has begun, HTTP waits for the rest: that limit counts from here, and it is not parked again.
-        came = match ahead.is_empty() {
-            true => client.woken(&mut stream).await.map(|bytes| (stream, bytes)),
-            false => Some((stream, ahead)),
-        };
+        if !ahead.is_empty() {
+            came = Some((stream, ahead));
+            continue;
+        }
+        // Empty, it still holds on to the whole buffer that it was read into.
+        drop(ahead);
+        came = client.woken(&mut stream).await.map(|bytes| (stream, bytes));
     }
 }
 
