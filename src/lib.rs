@@ -173,6 +173,7 @@ pub mod health;
 pub mod metrics;
 pub mod middleware;
 pub mod names;
+mod network;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod register;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::listen_address::ListenAddress;
 use super::{Pem, duration};
 use crate::names::Name;
+use crate::network;
 
 /// An address to accept connections on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,9 +27,9 @@ pub struct Listener {
     /// Terminates TLS when present. `{}` offers every certificate of the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
-    /// Peers whose `X-Forwarded-*` and `Forwarded` headers, and PROXY headers, are believed. Default: none, so such headers from clients are
-    /// dropped.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// Networks and addresses of peers whose `X-Forwarded-*` and `Forwarded` headers, and PROXY headers, are believed. Default: none, so such
+    /// headers from clients are dropped.
+    #[serde(default, deserialize_with = "network::deserialize", skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<IpNet>,
     /// Whether connections begin with a PROXY header (HAProxy's PROXY protocol, version 1 or 2): `"off"` (default), `"optional"` or
     /// `"required"`. Only `trusted_proxies` may send one.

@@ -4,13 +4,14 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::BuildError;
+use crate::network;
 
 /// Networks as they are configured: `["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Networks(pub Vec<IpNet>);
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Networks(#[serde(deserialize_with = "network::deserialize")] pub Vec<IpNet>);
 
 impl Networks {
     /// Makes the set, for a middleware called `name`.
@@ -20,18 +21,6 @@ impl Networks {
         }
         Ok(NetworkSet::new(&self.0))
     }
-}
-
-impl<'de> Deserialize<'de> for Networks {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let texts = Vec::<String>::deserialize(deserializer)?;
-        texts.iter().map(|text| parse(text)).collect::<Result<_, _>>().map(Self).map_err(serde::de::Error::custom)
-    }
-}
-
-fn parse(text: &str) -> Result<IpNet, String> {
-    let network = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    network.ok_or_else(|| format!("`{text}` is not a network or address, such as \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\""))
 }
 
 /// A set of addresses, made for being asked: a search in sorted ranges, so that long lists cost little.
@@ -96,7 +85,6 @@ mod tests {
     fn reads_networks_and_addresses() {
         let check = |json: &str| serde_json::from_str::<Networks>(json).map_err(|error| error.to_string());
         assert_eq!(check(r#"["10.0.0.0/8","::1"]"#).unwrap().0, ["10.0.0.0/8".parse().unwrap(), "::1/128".parse::<IpNet>().unwrap()]);
-        assert!(check(r#"["10.0.0.0/33"]"#).unwrap_err().contains("`10.0.0.0/33` is not a network"));
         assert!(check(r#"["localhost"]"#).is_err());
     }
 

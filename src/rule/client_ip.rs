@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::predicate::Invalid;
+use crate::network;
 
 /// Networks of clients that a rule takes.
 ///
@@ -21,19 +22,14 @@ impl Networks {
 
     /// Whether `client` is in one of them. An IPv4 client on an IPv6 socket (`::ffff:10.0.0.1`) is that IPv4 client.
     pub(crate) fn matches(&self, client: IpAddr) -> bool {
-        let client = client.to_canonical();
-        self.0.iter().any(|network| network.contains(&client))
+        network::contain(&self.0, client)
     }
 }
 
 /// One argument: a network, or an address alone.
 pub(crate) fn parse(text: &str) -> Result<IpNet, Invalid> {
-    let network = match text.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address),
-        Err(_) => text
-            .parse()
-            .map_err(|_| Invalid::new("not an address or a network").help("write `10.0.0.0/8`, `192.0.2.1` or `2001:db8::/32`"))?,
-    };
+    let network = network::parse(text)
+        .ok_or_else(|| Invalid::new("not an address or a network").help("write `10.0.0.0/8`, `192.0.2.1` or `2001:db8::/32`"))?;
     if network.trunc() != network {
         let help = format!("did you mean `{}` or `{}`?", network.trunc(), network.addr());
         return Err(Invalid::new("the network has bits set after its prefix").help(help));
