@@ -14,6 +14,7 @@ use nuncio::config::{Certificate, Endpoint, Listener, MiddlewareRef, Origin, Pem
 use nuncio::metrics::Meter;
 use nuncio::middleware::Middleware;
 use nuncio::names::Name;
+use nuncio::proxy_protocol::Version;
 use nuncio::routing::compile::Context;
 use nuncio::routing::route::Target;
 use nuncio::routing::sticky::StickyKey;
@@ -440,6 +441,27 @@ fn the_most_specific_tcp_route_takes_a_connection() {
     assert_eq!(taken.message, "it takes the same connections as TCP route `one`, which comes first by name");
     good(&mut config.tcp_routes, "same", TcpRoute { priority: 1, ..with_rule("Sni(`A.test`)") });
     assert_eq!(takes(&next(&config, &after), "a.test", [10, 0, 0, 1]), "same");
+}
+
+#[test]
+fn datagrams_are_not_sent_where_they_would_not_be_what_is_wanted() {
+    let mut config = Snapshot::empty(Instant::now());
+    good(&mut config.listeners, "dns", Listener::udp(address(9).into()));
+    good(&mut config.udp_routes, "dns", UdpRoute::to(name("dns"), name("dns")));
+    let encrypted = Upstream { tls: Some(UpstreamTls::default()), ..Upstream::of([address(1)]) };
+    let version = |version| Upstream { proxy_protocol: Some(version), ..Upstream::of([address(1)]) };
+    upstream(&mut config, "dns", version(Version::V2));
+    let fit = first(&config);
+    assert!(fit.udp_routes["dns"].upstream().is_ok() && fit.problems.is_empty());
+    for (unfit, expected) in
+        [(encrypted, "upstream `dns` speaks TLS"), (version(Version::V1), "upstream `dns` has `proxy_protocol = \"v1\"`")]
+    {
+        upstream(&mut config, "dns", unfit);
+        let table = next(&config, &fit);
+        assert!(table.udp_routes["dns"].upstream().unwrap_err().contains(expected));
+        let problem = problem(&table, Kind::UdpRoute, "dns");
+        assert!(problem.message.contains(expected) && problem.effect.as_ref().unwrap().contains("are dropped"), "{problem:?}");
+    }
 }
 
 #[test]

@@ -28,17 +28,6 @@ pub struct UdpRoute {
     /// What keeps a client on its endpoint from one session to the next.
     #[serde(default)]
     pub affinity: Affinity,
-    /// Tells endpoints who the client is. Default: they see us alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proxy_protocol: Option<DatagramHeader>,
-}
-
-/// What each datagram begins with, to tell endpoints who the client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DatagramHeader {
-    /// A PROXY header of version 2, as unbound, dnsdist and PowerDNS read it. Replies have none.
-    V2,
 }
 
 /// What keeps a client on its endpoint from one session to the next. Within a session it keeps it in any case.
@@ -57,14 +46,7 @@ impl UdpRoute {
     /// A route from `listener` to `upstream`, all else at its default.
     #[must_use]
     pub fn to(listener: Name, upstream: Name) -> Self {
-        Self {
-            listener,
-            upstream,
-            idle_timeout: idle_timeout_default(),
-            responses: None,
-            affinity: Affinity::default(),
-            proxy_protocol: None,
-        }
+        Self { listener, upstream, idle_timeout: idle_timeout_default(), responses: None, affinity: Affinity::default() }
     }
 
     /// Whether the fields go together.
@@ -110,7 +92,6 @@ mod tests {
         assert!(check(r#"{"listener":"dns","upstream":"dns","idle_timeout":"0s"}"#).unwrap_err().contains("more than zero"));
         assert!(check(r#"{"listener":"dns","upstream":"dns","responses":0}"#).is_err());
         assert!(check(r#"{"listener":"dns","upstream":"dns","affinity":"cookie"}"#).is_err());
-        assert!(check(r#"{"listener":"dns","upstream":"dns","proxy_protocol":"v1"}"#).is_err());
         assert!(check(r#"{"listener":"dns"}"#).is_err());
     }
 }

@@ -34,8 +34,8 @@ pub struct Upstream {
     /// Speaks TLS to the endpoints when present. `{}` verifies against the system's roots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<UpstreamTls>,
-    /// Begins each connection to an endpoint with a PROXY header of this version, `"v1"` or `"v2"`, that names the client; health checks say
-    /// that they are ours. A connection then serves the requests of one client alone. Default: none.
+    /// Begins each connection to an endpoint, and each datagram, with a PROXY header of this version, `"v1"` or `"v2"` (datagrams: v2 alone),
+    /// that names the client; health checks say that they are ours. A connection then serves the requests of one client alone. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<proxy_protocol::Version>,
     /// Whether endpoints see the client's IP address as that of the connection (`IP_TRANSPARENT`). What they send back must be routed to us:

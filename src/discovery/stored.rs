@@ -263,10 +263,7 @@ mod tests {
             r#"{"match":"Host(\"a.test\") && !Header(\"X\", \"1\") || PathPrefix(\"/b\")","upstream":"api","listeners":["web"],"middlewares":[{"strip_prefix":"/v1"},"office"],"priority":-7,"timeout":"5s"}"#,
         ),
         ("tcp_routes/db", r#"{"listener":"db","upstream":"db"}"#),
-        (
-            "udp_routes/dns",
-            r#"{"listener":"dns","upstream":"db","idle_timeout":"5s","responses":1,"affinity":"none","proxy_protocol":"v2"}"#,
-        ),
+        ("udp_routes/dns", r#"{"listener":"dns","upstream":"db","idle_timeout":"5s","responses":1,"affinity":"none"}"#),
         ("middlewares/office", r#"{"ip_allow":["10.0.0.0/8"]}"#),
         (
             "certificates/site",

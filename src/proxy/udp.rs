@@ -33,7 +33,6 @@ use super::session::{Session, is_exhausted, is_unreachable};
 use super::sessions::{Client, SessionId, Sessions};
 use super::warnings::Warning;
 use super::worker::Worker;
-use crate::config::udp_route::DatagramHeader;
 use crate::metrics::UdpDrop;
 use crate::proxy_protocol::tlv::Tlvs;
 use crate::proxy_protocol::{Header, Source};
@@ -373,13 +372,13 @@ impl Forwarding<'_> {
                 },
             };
             let Some((_, session)) = flows.sessions.get_mut(id) else { break };
-            let sent = match self.route.settings.proxy_protocol {
-                None => self.batch.send(session.socket(), session.endpoint(), datagrams),
-                Some(DatagramHeader::V2) => {
-                    let to = client.local.map_or(self.port.bound, |ip| SocketAddr::new(ip, self.port.bound.port()));
-                    let header = Header { source: Source::Client { source: client.address, destination: to }, tlvs: Tlvs::default() };
-                    datagram::send_headed(session.socket(), &header.write_datagram(), datagrams)
-                }
+            // Of version 2: others have no form for datagrams, and no route has an upstream with one.
+            let sent = if upstream.transport.proxy_protocol.is_none() {
+                self.batch.send(session.socket(), session.endpoint(), datagrams)
+            } else {
+                let to = client.local.map_or(self.port.bound, |ip| SocketAddr::new(ip, self.port.bound.port()));
+                let header = Header { source: Source::Client { source: client.address, destination: to }, tlvs: Tlvs::default() };
+                datagram::send_headed(session.socket(), &header.write_datagram(), datagrams)
             };
             match sent.error {
                 Some(errno) if is_unreachable(errno) => {

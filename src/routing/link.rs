@@ -17,13 +17,14 @@ use super::route::{Route, Target, TcpRoute};
 use super::table::{ClientRoots, InlineStep, Object, Objects, OwnSteps, RoutingTable, Settled};
 use super::tcp_routes::TcpRoutes;
 use super::udp_route::UdpRoute;
-use super::upstream::Upstream;
+use super::upstream::{Transport, Upstream};
 use crate::config::listener::{ListenerProtocol, ListenerTls, TlsVersion};
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::{self, Entry, MiddlewareRef, Origin, Problem};
 use crate::metrics::{RouteMetrics, TcpRouteMetrics, UdpRouteMetrics};
 use crate::middleware::{Middleware, Step};
 use crate::names::Name;
+use crate::proxy_protocol::Version;
 use crate::suggest;
 
 /// How many missing names are compared with those that are there. More of them are not misspelt: something is missing as a whole.
@@ -226,12 +227,15 @@ impl Linking<'_> {
             }
             let listener = std::slice::from_ref(&config.listener);
             self.check_listener_names(listener, ListenerProtocol::Udp, Kind::UdpRoute, name, &object.entry);
-            let target = self.target(Some(&config.upstream), &[]);
+            let mut target = self.target(Some(&config.upstream), &[]);
+            let effect = format!("datagrams to listener `{}` are dropped", config.listener);
             if let Target::Closed(reason) = &target {
-                let problem = about(Problem::error(&**reason));
-                let problem = problem.effect(format!("datagrams to listener `{}` are dropped", config.listener)).dangling();
+                let problem = about(Problem::error(&**reason)).effect(effect).dangling();
                 let help = self.meant(&config.upstream, self.upstreams.keys());
                 self.problems.push(Problem { help, ..problem });
+            } else if let Some(reason) = unfit_for_datagrams(&target) {
+                self.problems.push(about(Problem::error(&*reason)).effect(effect));
+                target = Target::Closed(reason.into());
             }
             let before = self.previous.udp_routes.get(&config.listener).filter(|before| before.name == *name);
             routes.insert(config.listener.clone(), self.udp_route(name, config, target, before));
@@ -366,6 +370,17 @@ impl Target {
             _ => false,
         }
     }
+}
+
+/// Why an upstream cannot be sent datagrams as it is set.
+fn unfit_for_datagrams(target: &Target) -> Option<String> {
+    let Target::Upstream(upstream) = target else { return None };
+    let reason = match &*upstream.transport {
+        Transport { tls: Some(_), .. } => "speaks TLS, which there is none of for datagrams",
+        Transport { proxy_protocol: Some(Version::V1), .. } => "has `proxy_protocol = \"v1\"`, which has no form for datagrams: \"v2\" has",
+        _ => return None,
+    };
+    Some(format!("upstream `{}` {reason}", upstream.name))
 }
 
 fn changed<'a>(now: &Upstreams, before: &'a Upstreams) -> HashSet<&'a Name> {
