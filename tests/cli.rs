@@ -342,6 +342,39 @@ async fn two_flags_make_a_proxy() {
     proxy.until_says("\"route\":\"default\"").await;
 }
 
+/// What it has of the machine's memory, in bytes.
+fn resident(running: &Running) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.child.id().expect("it runs"))).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// It is parked: neither what hyper keeps for it nor the buffer that it was read into is there.
+#[tokio::test]
+async fn an_idle_connection_keeps_next_to_nothing() {
+    const CONNECTIONS: u64 = 1_000;
+    const BYTES_MAX: u64 = 8 * 1024;
+    let endpoint = Endpoint::start("hello").await;
+    let proxy = Running::ready(&["--workers", "1", "--listen", "127.0.0.1:0", "--to", &endpoint.address.to_string()]).await;
+    let address = proxy.bound("default").await.unwrap();
+    until_answers(address, "hello").await;
+    let before = resident(&proxy);
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+        assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200 "));
+        idle.push(stream);
+    }
+    until("connections are parked", async || resident(&proxy).saturating_sub(before) < CONNECTIONS * BYTES_MAX).await;
+    // They live.
+    for stream in idle.iter_mut().take(10) {
+        stream.read_exact(&mut [0; "hello".len()]).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+        assert!(read_head(stream).await.starts_with("HTTP/1.1 200 "));
+    }
+}
+
 #[tokio::test]
 async fn the_admin_api_answers_get_to_those_who_name_it_by_address() {
     let proxy = Running::ready(&["--listen", "127.0.0.1:0", "--to", "127.0.0.1:1"]).await;

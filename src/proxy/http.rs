@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
@@ -14,9 +15,11 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::arrival;
 use super::body::ResponseBody;
@@ -31,6 +34,7 @@ use super::stream::{Prefixed, Watched};
 use super::tunnel;
 use super::worker::Worker;
 use crate::config::listener::{ListenerLimits, ProxyProtocol};
+use crate::routing::listener::Listener;
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -50,20 +54,32 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
     let Ok(_place) = handle.admit(&worker, &listener, origin.peer.ip()) else { return };
     let client = Client::new(worker, handle, origin, &listener);
     let Some(tls) = &listener.tls else { return serve_plain(client, stream, limits).await };
-    let stream = match client.within_limit(Box::pin(TlsAcceptor::from(tls.clone()).accept(stream).into_fallible())).await {
-        Some(Ok(stream)) => stream,
-        Some(Err((error, stream))) => {
-            return Box::pin(handshake::failed(&client.worker, &client.listener, &listener, peer, error, stream)).await;
-        }
-        None => return handshake::unfinished(&client.listener, peer, "timed out"),
-    };
-    client.encrypted(stream.get_ref().1);
-    let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    // Boxed: what TLS and HTTP/2 need would otherwise be part of every connection's task, also of those that have neither.
-    if is_h2 {
-        Box::pin(serve_h2(client, Bytes::new(), stream, limits)).await;
+    // Boxed: what TLS and HTTP/2 need would otherwise be part of every connection's task, also of those that have neither, and what a
+    // handshake needs part of every connection that has had one.
+    let Some(stream) = Box::pin(decrypt(&client, &listener, tls, stream, peer)).await else { return };
+    serve_encrypted(client, stream, limits).await;
+}
+
+/// Ends the client's TLS. None: it was closed, and it was said why.
+async fn decrypt(client: &Client, listener: &Listener, tls: &Arc<ServerConfig>, stream: TcpStream, peer: SocketAddr) -> Option<Encrypted> {
+    match client.within_limit(TlsAcceptor::from(tls.clone()).accept(stream).into_fallible()).await {
+        Some(Ok(stream)) => return Some(Box::new(stream)),
+        Some(Err((error, stream))) => handshake::failed(&client.worker, &client.listener, listener, peer, error, stream).await,
+        None => handshake::unfinished(&client.listener, peer, "timed out"),
+    }
+    None
+}
+
+/// A client's side once its TLS is ended. Boxed: a future keeps a place for each time that it hands it on.
+type Encrypted = Box<TlsStream<TcpStream>>;
+
+fn serve_encrypted(client: Rc<Client>, stream: Encrypted, limits: ListenerLimits) -> Pin<Box<dyn Future<Output = ()>>> {
+    let tls = stream.get_ref().1;
+    client.encrypted(tls);
+    if tls.alpn_protocol() == Some(b"h2") {
+        Box::pin(serve_h2(client, Bytes::new(), stream, limits))
     } else {
-        Box::pin(serve_h1(client, Bytes::new(), stream, limits)).await;
+        Box::pin(serve_h1(client, Bytes::new(), stream, limits))
     }
 }
 
