@@ -103,6 +103,7 @@ async fn a_tls_handshake_that_does_not_end() {
     let mut client = proxy.connect().await;
     client.send(GET).await;
     assert!(!client.rest().await.starts_with(b"HTTP"));
+    assert_eq!(proxy.refused("web", "tls_handshake"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,6 +166,7 @@ async fn connections_are_bounded() {
         assert_eq!(client.response().await.status(), 200);
     }
     proxy.connect().await.ended().await;
+    assert_eq!(proxy.refused("web", "connections"), 1);
     drop(first);
     // The place is free as soon as the proxy has seen the end.
     let retry = async {

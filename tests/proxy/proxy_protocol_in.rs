@@ -251,6 +251,7 @@ async fn who_is_not_trusted_is_not_heard() {
     client.ended().await;
     eventually("it is said", || logged().contains("closed a connection of 127.0.0.2:")).await;
     assert!(logged().contains("it is not one of the `trusted_proxies`"));
+    assert_eq!(proxy.refused("web", "proxy_header_untrusted"), 1);
     assert_eq!(endpoint.requests().len(), 0);
     assert_eq!(ask(&proxy, b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 80\r\n").await, "192.0.2.1 http 80");
 }

@@ -183,6 +183,7 @@ async fn a_client_has_as_many_connections_as_it_may() {
         let (first, second) = (works([127, 0, 0, 1]).await.unwrap(), works([127, 0, 0, 1]).await.unwrap());
         assert!(works([127, 0, 0, 1]).await.is_none(), "{name}");
         assert!(works([127, 0, 0, 2]).await.is_some(), "{name}");
+        assert_eq!(proxy.refused(name, "connections_per_client"), 1);
         drop(first);
         let again = async {
             while works([127, 0, 0, 1]).await.is_none() {

@@ -133,6 +133,7 @@ async fn what_cannot_be_read_is_closed_and_nobody_else_notices() {
     other.send(hello(&authority, "b.test", &[])).await;
     other.ended().await;
     assert_eq!(a.accepted(), 1);
+    assert_eq!((proxy.refused("tcp", "client_hello"), proxy.refused("tcp", "no_route")), (6, 1));
     bystander.send("still").await;
     let end = bystander.read(whole.len() + 5).await;
     assert!(end.ends_with(b"still"));

@@ -73,6 +73,12 @@ impl Proxy {
         Self { server, handle, config }
     }
 
+    /// How many connections `listener` has refused for this cause, by the metric.
+    pub fn refused(&self, listener: &str, cause: &str) -> u64 {
+        let series = format!("nuncio_connections_refused_total{{listener=\"{listener}\",cause=\"{cause}\"}} ");
+        self.server.metrics().lines().find_map(|line| line.strip_prefix(&series)).map_or(0, |count| count.parse().unwrap())
+    }
+
     /// A server that sends every request of its listener `web` to these endpoints.
     pub async fn to(endpoints: &[SocketAddr]) -> Self {
         Self::start(&to(endpoints, "")).await

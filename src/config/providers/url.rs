@@ -51,7 +51,7 @@ pub(super) fn is_server(url: &str) -> bool {
     })
 }
 
-/// Reads a list of at least one of `what`, each of which `check` takes.
+/// Reads `endpoints`: at least one of `what`, each of which `check` takes.
 pub(super) fn list_of<'de, D: Deserializer<'de>>(
     deserializer: D,
     what: &str,
@@ -59,7 +59,7 @@ pub(super) fn list_of<'de, D: Deserializer<'de>>(
 ) -> Result<Vec<String>, D::Error> {
     let servers = Vec::<String>::deserialize(deserializer)?;
     if servers.is_empty() {
-        return Err(serde::de::Error::custom(format!("at least one {what} is needed")));
+        return Err(serde::de::Error::custom(format!("`endpoints` needs at least one {what}")));
     }
     servers.iter().try_for_each(|server| check(server)).map_err(serde::de::Error::custom)?;
     Ok(servers)
