@@ -17,7 +17,7 @@ use super::output::{count, is_colored, say, say_json};
 /// Check a configuration file, or a directory of them, without running it
 #[derive(clap::Args)]
 #[command(after_help = "\
-Everything that `nuncio run` would complain about is reported at once: the text, references between objects,
+Everything that `nuncio run` would complain about is reported at once: the text, references between objects, \
 and the files of certificates. Exit code 1 when there is an error; warnings alone are no failure.
 
 Examples:

@@ -21,13 +21,13 @@ use super::{Failure, limits, logging, serve, settings};
 /// Forward a local port to fixed addresses
 #[derive(clap::Args)]
 #[command(after_help = "\
-Connections are forwarded as they are, whatever is spoken on them; of several addresses each gets its share, and one that cannot be
+Connections are forwarded as they are, whatever is spoken on them; of several addresses each gets its share, and one that cannot be \
 reached is left out.
 
 Examples:
   nuncio forward 10000 172.17.42.1:4001                     port 10000 of every address of this host
   nuncio forward 127.0.0.1:5432 db-1:5432 db-2:5432
-  nuncio forward 5432 db-1:6432 --join mesh.token           by mutual TLS to the one that is started as
+  nuncio forward 5432 db-1:6432 --join mesh.token           by mutual TLS to:
   nuncio forward 6432 127.0.0.1:5432 --join mesh.token --inbound")]
 pub(super) struct ForwardArgs {
     /// Where connections are accepted: a port, or an address such as 127.0.0.1:5432
@@ -48,8 +48,8 @@ pub(super) struct ForwardArgs {
 /// Forward a local port to wherever a service lives now
 #[derive(clap::Args)]
 #[command(after_help = "\
-The instances of SERVICE are those that registrators write as /services/SERVICE/INSTANCE, or what else the provider holds under
-this name: a Consul service, an upstream of ours with ?layout=nuncio, a Swarm service. Every change is followed. While there is no
+The instances of SERVICE are those that registrators write as /services/SERVICE/INSTANCE, or what else the provider holds under \
+this name: a Consul service, an upstream of ours with ?layout=nuncio, a Swarm service. Every change is followed. While there is no \
 instance, connections wait for one, 10 s at most.
 
 Examples:
@@ -57,7 +57,7 @@ Examples:
   nuncio ambassador apache-A 80 --provider etcd://10.0.0.5:2379
   nuncio ambassador db 127.0.0.1:5432 --provider consul://10.0.0.5:8500
   nuncio ambassador api 8080 --provider zookeeper://10.0.0.5:2181/services
-  nuncio ambassador apache-A 80 --join mesh.token           by mutual TLS to instances that forward with --inbound")]
+  nuncio ambassador apache-A 80 --join mesh.token           by mutual TLS (forward --inbound)")]
 pub(super) struct AmbassadorArgs {
     /// The name of the service
     service: String,

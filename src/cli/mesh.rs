@@ -13,14 +13,14 @@ use super::output::{complain, say};
 /// Make, change and use a mesh: instances that know each other by mutual TLS
 #[derive(clap::Args)]
 #[command(after_help = "\
-A mesh is a small CA that a store keeps, sealed. Whoever has its join token can be part of it: every instance that is started with
+A mesh is a small CA that a store keeps, sealed. Whoever has its join token can be part of it: every instance that is started with \
 --join makes a key of its own, gets a certificate for it, and renews it in time.
 
 Examples:
   nuncio mesh init --store etcd://10.0.0.5:2379 --out mesh.token     once, anywhere
   nuncio forward 8443 127.0.0.1:80 --inbound --join mesh.token       beside the service
   nuncio ambassador apache-A 80 --join mesh.token                    beside its clients
-  nuncio mesh rotate --join mesh.token                               another CA: what the one before signed is revoked in a day")]
+  nuncio mesh rotate --join mesh.token                               another CA")]
 pub(super) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -36,12 +36,12 @@ enum Command {
 /// Make a mesh, and print its join token
 #[derive(clap::Args)]
 #[command(after_help = "\
-The token is all that an instance needs: it names the store, and opens what that holds. Keep it as you keep a private key. In the store
+The token is all that an instance needs: it names the store, and opens what that holds. Keep it as you keep a private key. In the store \
 nothing of the mesh can be read without it.
 
 Examples:
   nuncio mesh init --store etcd://10.0.0.5:2379
-  nuncio mesh init --store etcds://10.0.0.5,10.0.0.6/edge --trust-domain example.org --life 24h --out mesh.token")]
+  nuncio mesh init --store etcds://10.0.0.5/edge --trust-domain a.org --life 24h --out mesh.token")]
 struct Init {
     /// Where it is kept, as every instance reaches it: etcd://[USER:PASSWORD@]HOST:PORT[,HOST:PORT][/PREFIX], etcds://… for TLS
     #[arg(long, value_name = "URL")]
@@ -79,11 +79,11 @@ impl Out {
 /// Give the mesh a new CA, so that what the one before has signed ends
 #[derive(clap::Args)]
 #[command(after_help = "\
-For the first half of the overlap everyone trusts the new CA and still shows certificates of the one before; in the second half they
-show new ones; then the CA before is gone. No connection fails, and those that are open stay. With --overlap 0s it is gone at once:
+For the first half of the overlap everyone trusts the new CA and still shows certificates of the one before; in the second half they \
+show new ones; then the CA before is gone. No connection fails, and those that are open stay. With --overlap 0s it is gone at once: \
 connections fail for the seconds in which not everyone has heard of it.
 
-A stolen certificate ends with the overlap. Who has the token has part in the new CA too: --new-token makes another one, and prints it.
+A stolen certificate ends with the overlap. Who has the token has part in the new CA too: --new-token makes another one, and prints it. \
 Give it to everyone who is to stay, within half of the overlap; instances with --join FILE take it from there without a restart.
 
 Examples:
@@ -105,12 +105,12 @@ struct Rotate {
 /// Issue a certificate to a program that is no instance of Nuncio
 #[derive(clap::Args)]
 #[command(after_help = "\
-Writes NAME.pem, NAME.key and ca.pem; slashes of the name become dashes. It is not renewed: issue another one in time, and after a
+Writes NAME.pem, NAME.key and ca.pem; slashes of the name become dashes. It is not renewed: issue another one in time, and after a \
 rotation.
 
 Examples:
   nuncio mesh issue web --join mesh.token --dir /etc/web
-  openssl s_client -connect host-b:8443 -cert web.pem -key web.key -CAfile ca.pem -verify_return_error")]
+  openssl s_client -connect b:8443 -cert web.pem -key web.key -CAfile ca.pem -verify_return_error")]
 struct Issue {
     /// Who it is for: spiffe://TRUST-DOMAIN/NAME
     #[arg(value_parser = super::settings::parse_identity)]

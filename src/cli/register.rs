@@ -16,13 +16,13 @@ use super::{Failure, logging, provider, whereabouts};
 /// Register containers in a store, for `nuncio ambassador` and others to find
 #[derive(clap::Args)]
 #[command(after_help = "\
-Containers say by labels or variables which services they are, as with registrator: SERVICE_NAME=web, SERVICE_80_NAME=web,
-SERVICE_TAGS=a,b, SERVICE_IGNORE=1, SERVICE_WEIGHT=3. One that stops, pauses or fails its health check is deregistered at once. Entries
+Containers say by labels or variables which services they are, as with registrator: SERVICE_NAME=web, SERVICE_80_NAME=web, \
+SERVICE_TAGS=a,b, SERVICE_IGNORE=1, SERVICE_WEIGHT=3. One that stops, pauses or fails its health check is deregistered at once. Entries \
 end with the registrar, after --ttl at most.
 
 Examples:
-  nuncio register --host-ip 10.0.0.1                        in the etcd of this host, with the ports published on it
-  nuncio register --internal --to etcd://10.0.0.5:2379      with the addresses that containers have themselves
+  nuncio register --host-ip 10.0.0.1                        ports published on it, in etcd here
+  nuncio register --internal --to etcd://10.0.0.5:2379      addresses of the containers themselves
   nuncio register --host-ip 10.0.0.1 --container apache --port 80 --service apache-A
   nuncio register --host-ip 10.0.0.1 --layout registrator --to etcd://10.0.0.5/web")]
 pub(super) struct Args {

@@ -10,7 +10,7 @@ use super::output::say;
 /// Show what a running instance holds of its providers' updates, or let go of it
 #[derive(clap::Args)]
 #[command(after_help = "\
-When much of what a provider knows is gone at once, and nobody deleted it, it stays in force for a while: see
+When much of what a provider knows is gone at once, and nobody deleted it, it stays in force for a while: see \
 [server.protection] in config/full.toml. Without PROVIDER this shows what that is; with it, lets it go now.
 
 Examples:

@@ -20,8 +20,8 @@ use super::{Failure, limits, logging, output, serve, settings};
 #[command(
     override_usage = "nuncio run [OPTIONS] [FILE]",
     after_help = "\
-Where requests go is learned from FILE, from providers, from --to, or from several of them. Of objects with
-one name the first one counts, in this order: flags, FILE, [providers] of FILE, --provider. Everything but
+Where requests go is learned from FILE, from providers, from --to, or from several of them. Of objects with \
+one name the first one counts, in this order: flags, FILE, [providers] of FILE, --provider. Everything but \
 [server] and [providers] is live when it changes.
 
 SIGTERM and SIGINT stop accepting and finish what is in flight; a second one ends at once.
@@ -30,7 +30,7 @@ Examples:
   nuncio run --listen :8080 --to 127.0.0.1:3000 --to 127.0.0.1:3001
   nuncio run /etc/nuncio/nuncio.toml --access-log -
   nuncio run --provider etcd://10.0.0.5:2379/nuncio
-  nuncio run --provider etcd://10.0.0.5:2379/nuncio --listen :8080      listener here, routes in etcd"
+  nuncio run --provider etcd://10.0.0.5:2379/nuncio --listen :8080      routes in etcd"
 )]
 pub(super) struct Args {
     /// A configuration file, or a directory of which every *.toml is read. Watched: edits are live

@@ -11,8 +11,8 @@ use super::output::{read_bounded, say};
 /// Seal a value for a key/value store, so that the store does not show what it holds
 #[derive(clap::Args)]
 #[command(after_help = "\
-The value is compressed, encrypted for every key of the file, and printed as one line of base64: what crypt
-(xordataexchange) writes and reads. Whoever has the secret key of any of them can open it: a provider with
+The value is compressed, encrypted for every key of the file, and printed as one line of base64: what crypt \
+(xordataexchange) writes and reads. Whoever has the secret key of any of them can open it: a provider with \
 `keyring`, `nuncio open`, and for RSA keys crypt and confd.
 
 Examples:

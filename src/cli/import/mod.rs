@@ -49,7 +49,7 @@ const FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Turn the configuration of another proxy into ours
 #[derive(clap::Args)]
 #[command(after_help = "\
-The result is TOML, with comments that say where each object came from. What cannot be carried over is listed on
+The result is TOML, with comments that say where each object came from. What cannot be carried over is listed on \
 standard error, with file, line, reason and what to do. See docs/import.md for what is read.
 
 Exit code 0 when all was carried over, 3 when something was not, 1 when there is no result.
