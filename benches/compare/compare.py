@@ -64,7 +64,7 @@ BUDGET = {"h1": 1.05, "tls-h1": 1.05, "tls-h2": 1.15, "tcp": 1.0, "tcp-stream": 
 PEER = {"tcp": "haproxy", "tcp-stream": "haproxy"}
 
 # The most bytes of memory per idle connection.
-MEMORY_BUDGET = {"idle-memory": 8192, "idle-memory-tcp": 4096, "idle-memory-tls": 20480}
+MEMORY_BUDGET = {"idle-memory": 4096, "idle-memory-tcp": 4096, "idle-memory-tls": 12288}
 
 # From this share of the proxy's core used by others on, figures are called imprecise.
 NOISY = 0.1
