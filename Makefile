@@ -64,7 +64,7 @@ package: ## Manual pages and completions of shells, into target/package
 	target/release/nuncio completions fish > target/package/nuncio.fish
 
 deb: package ## A Debian package, into target/debian; takes cargo-deb (cargo install cargo-deb)
-	$(CARGO) deb --no-build
+	$(CARGO) deb --no-build --strip
 
 deps: ## Install what all of these need and is missing (Debian packages)
 	@.ci/deps bench
