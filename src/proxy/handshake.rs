@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::server::TlsStream;
 
 use super::listener::ListenerHandle;
 use super::worker::Worker;
@@ -18,9 +19,29 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The most bytes of it that are read meanwhile.
 const LINGER_BYTES_MAX: u64 = 256 * 1024;
 
+/// How a client's handshake ended. None: it took too long.
+type Ended<S> = Option<Result<TlsStream<S>, (io::Error, S)>>;
+
+/// What comes of a client's handshake. None: it was closed, and it was said why. Boxed, because a future keeps a place for each time that
+/// it hands on what it has.
+pub(crate) async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
+    worker: &Worker,
+    handle: &ListenerHandle,
+    listener: &Listener,
+    peer: SocketAddr,
+    ended: Ended<S>,
+) -> Option<Box<TlsStream<S>>> {
+    match ended {
+        Some(Ok(stream)) => return Some(Box::new(stream)),
+        Some(Err((error, stream))) => failed(worker, handle, listener, peer, error, stream).await,
+        None => unfinished(handle, peer, "timed out"),
+    }
+    None
+}
+
 /// A client did not get through its handshake. On a listener that asks for certificates that is worth a warning, and the alert must reach
 /// the client: closing a socket with bytes unread would take it back.
-pub(crate) async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
+async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
     worker: &Worker,
     handle: &ListenerHandle,
     listener: &Listener,
@@ -42,7 +63,7 @@ pub(crate) async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// A client did not get through its handshake, of which it is no use to say more: scanners do not all day.
-pub(crate) fn unfinished(handle: &ListenerHandle, peer: SocketAddr, why: impl Display) {
+fn unfinished(handle: &ListenerHandle, peer: SocketAddr, why: impl Display) {
     let shared = handle.shared();
     shared.metrics.refused("tls_handshake");
     tracing::debug!(listener = %shared.name, %peer, "TLS handshake: {why}");

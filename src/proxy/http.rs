@@ -62,15 +62,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, handle: Rc<ListenerHandle>, mut st
 
 /// Ends the client's TLS. None: it was closed, and it was said why.
 async fn decrypt(client: &Client, listener: &Listener, tls: &Arc<ServerConfig>, stream: TcpStream, peer: SocketAddr) -> Option<Encrypted> {
-    match client.within_limit(TlsAcceptor::from(tls.clone()).accept(stream).into_fallible()).await {
-        Some(Ok(stream)) => return Some(Box::new(stream)),
-        Some(Err((error, stream))) => handshake::failed(&client.worker, &client.listener, listener, peer, error, stream).await,
-        None => handshake::unfinished(&client.listener, peer, "timed out"),
-    }
-    None
+    let ended = client.within_limit(TlsAcceptor::from(tls.clone()).accept(stream).into_fallible()).await;
+    handshake::finish(&client.worker, &client.listener, listener, peer, ended).await
 }
 
-/// A client's side once its TLS is ended. Boxed: a future keeps a place for each time that it hands it on.
+/// A client's side once its TLS is ended.
 type Encrypted = Box<TlsStream<TcpStream>>;
 
 fn serve_encrypted(client: Rc<Client>, stream: Encrypted, limits: ListenerLimits) -> Pin<Box<dyn Future<Output = ()>>> {

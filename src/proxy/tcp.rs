@@ -60,11 +60,11 @@ struct Established<'a> {
 /// The client's side.
 enum Near {
     Plain(TcpStream),
-    Tls(Box<Stream>),
+    Tls(Encrypted),
 }
 
 /// The client's side once its TLS is ended.
-type Stream = TlsStream<Prefixed<TcpStream>>;
+type Encrypted = Box<TlsStream<Prefixed<TcpStream>>>;
 
 /// Finds out what the client wants, and connects it to an endpoint. None: it was closed, and it was said why.
 async fn establish<'a>(
@@ -178,23 +178,14 @@ impl<'a> Arrived<'a> {
             },
         };
         let far = connection.connect(Some(&encryption), find).await?;
-        Some(Established { connection, near: Near::Tls(Box::new(stream)), far, ahead: Bytes::new(), _place: place })
+        Some(Established { connection, near: Near::Tls(stream), far, ahead: Bytes::new(), _place: place })
     }
 
     /// Ends the client's TLS. None: it was closed, and it was said why.
-    async fn decrypt(&self, listener: &Listener, tls: Arc<ServerConfig>, stream: Prefixed<TcpStream>) -> Option<Stream> {
+    async fn decrypt(&self, listener: &Listener, tls: Arc<ServerConfig>, stream: Prefixed<TcpStream>) -> Option<Encrypted> {
         let accept = TlsAcceptor::from(tls).accept(stream).into_fallible();
-        match tokio::time::timeout(listener.settings.timeouts.client_header, accept).await {
-            Ok(Ok(stream)) => Some(stream),
-            Ok(Err((error, stream))) => {
-                Box::pin(handshake::failed(self.worker, self.handle, listener, self.peer, error, stream)).await;
-                None
-            }
-            Err(_) => {
-                handshake::unfinished(self.handle, self.peer, "timed out");
-                None
-            }
-        }
+        let ended = tokio::time::timeout(listener.settings.timeouts.client_header, accept).await.ok();
+        handshake::finish(self.worker, self.handle, listener, self.peer, ended).await
     }
 
     fn no_route<T>(&self, listener: &Listener) -> Option<T> {
