@@ -1,24 +1,26 @@
-//! A secret: a password or a token.
+//! A secret: a password or a token of a configuration.
 
 use std::fmt;
 use std::ops::Deref;
 
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
-/// A text that is not shown: debug output ends in logs. It cannot be serialized either, so that a field which holds one has to be skipped.
+/// A text that is not shown: debug output ends in logs. It leaves no trace in freed memory. It cannot be serialized either, so that a field
+/// which holds one has to be skipped.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Secret(String);
+#[serde(from = "String")]
+pub struct Secret(Zeroizing<String>);
 
 impl From<String> for Secret {
     fn from(text: String) -> Self {
-        Self(text)
+        Self(text.into())
     }
 }
 
 impl From<&str> for Secret {
     fn from(text: &str) -> Self {
-        Self(text.to_owned())
+        text.to_owned().into()
     }
 }
 

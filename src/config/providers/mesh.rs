@@ -4,9 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
-use crate::config::secrets;
+use crate::config::{Secret, secrets};
 
 /// A mesh, from which an instance has a certificate of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,18 +50,21 @@ pub fn check_identity(text: &str) -> Result<(), String> {
 #[serde(from = "String")]
 pub enum Join {
     /// The token itself.
-    Token(JoinToken),
+    Token(Secret),
     /// A file.
     Path(PathBuf),
 }
 
 impl From<String> for Join {
     fn from(text: String) -> Self {
-        if text.starts_with(JoinToken::START) { Self::Token(JoinToken(text.into())) } else { Self::Path(text.into()) }
+        if text.starts_with(Self::TOKEN_START) { Self::Token(text.into()) } else { Self::Path(text.into()) }
     }
 }
 
 impl Join {
+    /// What every token starts with. The number is the version of what follows.
+    pub const TOKEN_START: &str = "NUNCIO-1-";
+
     /// The file, if it is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
@@ -70,27 +72,6 @@ impl Join {
             Self::Token(_) => None,
             Self::Path(path) => Some(path),
         }
-    }
-}
-
-/// A token, as it is written.
-#[derive(Clone, PartialEq, Eq)]
-pub struct JoinToken(Zeroizing<String>);
-
-impl JoinToken {
-    /// What every token starts with. The number is the version of what follows.
-    pub const START: &str = "NUNCIO-1-";
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for JoinToken {
-    fn from(text: String) -> Self {
-        Self(text.into())
     }
 }
 
@@ -112,7 +93,7 @@ mod tests {
     fn a_token_is_told_from_a_path_and_never_shown() {
         let check = |json: &str| serde_json::from_str::<MeshConfig>(json);
         let config = check(r#"{"join":"NUNCIO-1-geheim"}"#).unwrap();
-        assert!(matches!(&config.join, Join::Token(token) if token.as_str() == "NUNCIO-1-geheim"));
+        assert!(matches!(&config.join, Join::Token(token) if **token == *"NUNCIO-1-geheim"));
         assert!(!format!("{config:?}").contains("geheim") && !serde_json::to_string(&config).unwrap().contains("geheim"));
         assert_eq!(check(r#"{"join":"/run/secrets/token"}"#).unwrap().join.path(), Some(Path::new("/run/secrets/token")));
         for (identity, is_good) in [("web", true), ("db/replica-1", true), ("", false), ("a//b", false), ("a b", false), ("../x", false)] {

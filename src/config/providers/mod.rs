@@ -35,7 +35,7 @@ pub use self::http_pull::HttpConfig;
 pub use self::keyring::KeyringConfig;
 pub use self::layout::{Layout, LayoutKind, RouteTemplate, clean_name};
 pub use self::marathon::{MarathonConfig, MarathonFormat};
-pub use self::mesh::{Join, JoinToken, MeshConfig, check_identity};
+pub use self::mesh::{Join, MeshConfig, check_identity};
 pub use self::swarm::{NodeChoice, SwarmConfig};
 pub use self::tls::ClientTls;
 pub use self::zookeeper::ZookeeperConfig;

@@ -130,7 +130,7 @@ pub enum MeshError {
 /// When it cannot be read.
 pub fn read_token(join: &Join) -> Result<Token, MeshError> {
     let path = match join {
-        Join::Token(token) => return Ok(Token::parse(token.as_str())?),
+        Join::Token(token) => return Ok(Token::parse(token)?),
         Join::Path(path) => path,
     };
     let error = |reason: String| MeshError::File { path: path.display().to_string(), reason };

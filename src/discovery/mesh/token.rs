@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
-use crate::config::providers::JoinToken;
+use crate::config::providers::Join;
 
 /// The longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 4_096;
@@ -32,7 +32,7 @@ pub struct Token {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// It looks like something else.
-    #[error("a join token starts with {}, as `nuncio mesh init` prints it", JoinToken::START)]
+    #[error("a join token starts with {}, as `nuncio mesh init` prints it", Join::TOKEN_START)]
     NoToken,
     /// It is not whole.
     #[error("the join token is damaged: a part of it is missing or was changed")]
@@ -59,7 +59,7 @@ impl Token {
     /// [`TokenError`].
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         let text = text.trim();
-        let encoded = text.strip_prefix(JoinToken::START).filter(|_| text.len() <= TOKEN_BYTES_MAX).ok_or(TokenError::NoToken)?;
+        let encoded = text.strip_prefix(Join::TOKEN_START).filter(|_| text.len() <= TOKEN_BYTES_MAX).ok_or(TokenError::NoToken)?;
         let bytes = Zeroizing::new(BASE64_URL_SAFE_NO_PAD.decode(encoded).map_err(|_| TokenError::Damaged)?);
         let (secret, rest) = bytes.split_first_chunk::<SECRET_BYTES>().ok_or(TokenError::Damaged)?;
         let (sum, place) = rest.split_first_chunk::<4>().ok_or(TokenError::Damaged)?;
@@ -77,7 +77,7 @@ impl Token {
         let place = format!("{}\n{}", self.trust_domain, self.store);
         let sum = checksum(self.secret.as_slice(), place.as_bytes()).to_be_bytes();
         let bytes = Zeroizing::new([self.secret.as_slice(), &sum, place.as_bytes()].concat());
-        Zeroizing::new(format!("{}{}", JoinToken::START, BASE64_URL_SAFE_NO_PAD.encode(&*bytes)))
+        Zeroizing::new(format!("{}{}", Join::TOKEN_START, BASE64_URL_SAFE_NO_PAD.encode(&*bytes)))
     }
 
     /// The key of what the store holds. The secret is random, so that deriving it needs not be slow.
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(Token::parse(&format!(" {}\n", *text)), Ok(token.clone()));
         assert!(!format!("{token:?}").contains("geheim"));
         assert_eq!(Token::parse("SWMTKN-1-x"), Err(TokenError::NoToken));
-        for cut in JoinToken::START.len()..text.len() {
+        for cut in Join::TOKEN_START.len()..text.len() {
             assert_eq!(Token::parse(&text[..cut]), Err(TokenError::Damaged));
         }
         assert_ne!(Token::generate("s", "d").unwrap().key().unwrap(), token.key().unwrap());
