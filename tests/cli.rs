@@ -17,7 +17,7 @@ use support::clock::OwnClock;
 use support::etcd::Etcd;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -734,6 +734,36 @@ async fn a_port_is_forwarded_to_addresses() {
     }
     assert_eq!(finish(&["forward", "80000", "127.0.0.1:1"]).await.0, 2);
     assert_eq!(finish(&["forward", "8080"]).await.0, 2);
+}
+
+/// DNS is asked by both, on one port.
+#[tokio::test]
+async fn datagrams_are_forwarded_beside_connections() {
+    let (endpoint, server) = loop {
+        let endpoint = Endpoint::start("by TCP").await;
+        if let Ok(server) = UdpSocket::bind(endpoint.address).await {
+            break (endpoint, server);
+        }
+    };
+    let to = endpoint.address.to_string();
+    // The port is the same for both, so that none can be had by asking for port 0. Nobody else uses this address.
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let address = SocketAddr::from(([127, high, low, 53], 5353));
+    let mut proxy = Running::start(&["forward", &address.to_string(), &to, "--udp", "--admin", "127.0.0.1:0"]);
+    proxy.until_says("ready").await;
+    until_answers(address, "by TCP").await;
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(address).await.unwrap();
+    client.send(b"question").await.unwrap();
+    let mut datagram = [0; 64];
+    let (length, asker) = timeout(DEADLINE, server.recv_from(&mut datagram)).await.unwrap().unwrap();
+    assert_eq!(&datagram[..length], b"question");
+    server.send_to(b"answer", asker).await.unwrap();
+    let length = timeout(DEADLINE, client.recv(&mut datagram)).await.unwrap().unwrap();
+    assert_eq!(&datagram[..length], b"answer");
+
+    let (code, _, stderr) = finish(&["forward", "53", &to, "--udp", "--join", "mesh.token"]).await;
+    assert!(code == 2 && stderr.contains("'--udp' cannot be used with '--join"), "{stderr}");
 }
 
 /// The instance moves to another address, by way of none: who comes meanwhile waits, and nobody sees an error.

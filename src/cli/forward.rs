@@ -9,7 +9,7 @@ use nuncio::config::listen_address::{ListenAddress, Ports};
 use nuncio::config::listener::{ClientAuth, ListenerTls};
 use nuncio::config::providers::{MeshConfig, clean_name};
 use nuncio::config::upstream::UpstreamTls;
-use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, ServerConfig, TcpRoute, Upstream};
+use nuncio::config::{Address, Endpoint, Listener, ProviderConfig, ServerConfig, TcpRoute, UdpRoute, Upstream};
 use nuncio::discovery::mesh::{self, read_token};
 use nuncio::discovery::{Encrypted, ProgramProvider, Provider};
 use nuncio::rule::{ConnectionRule, IdentityPattern};
@@ -22,11 +22,12 @@ use super::{Failure, limits, logging, serve, settings};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Connections are forwarded as they are, whatever is spoken on them; of several addresses each gets its share, and one that cannot be \
-reached is left out.
+reached is left out. Of datagrams, each client's go to one address.
 
 Examples:
   nuncio forward 10000 172.17.42.1:4001                     port 10000 of every address of this host
   nuncio forward 127.0.0.1:5432 db-1:5432 db-2:5432
+  nuncio forward 53 10.0.0.2:53 --udp                       DNS
   nuncio forward 5432 db-1:6432 --join mesh.token           by mutual TLS to:
   nuncio forward 6432 127.0.0.1:5432 --join mesh.token --inbound")]
 pub(super) struct ForwardArgs {
@@ -39,6 +40,8 @@ pub(super) struct ForwardArgs {
     /// In a mesh: takes mutual TLS on the local port, and forwards in the clear, in place of the other way round
     #[arg(long, requires = "join")]
     inbound: bool,
+    #[command(flatten)]
+    datagrams: DatagramArgs,
     #[command(flatten)]
     peer: PeerArgs,
     #[command(flatten)]
@@ -68,6 +71,8 @@ pub(super) struct AmbassadorArgs {
     #[arg(long, value_name = "URL", env = "NUNCIO_PROVIDER", hide_env_values = true, default_value = "etcd://127.0.0.1:2379")]
     provider: Vec<String>,
     #[command(flatten)]
+    datagrams: DatagramArgs,
+    #[command(flatten)]
     peer: PeerArgs,
     #[command(flatten)]
     flags: settings::Flags,
@@ -75,6 +80,14 @@ pub(super) struct AmbassadorArgs {
 
 /// How long a connection of an ambassador waits for an instance.
 const WAIT: Duration = Duration::from_secs(10);
+
+/// What is forwarded beside connections.
+#[derive(clap::Args)]
+struct DatagramArgs {
+    /// Forwards datagrams to this port too, as DNS needs it
+    #[arg(long, conflicts_with = "join")]
+    udp: bool,
+}
 
 /// Who is at the other end.
 #[derive(clap::Args)]
@@ -130,7 +143,7 @@ pub(super) fn forward(args: &ForwardArgs) -> Result<(), Failure> {
         Some(mutual) => upstream.tls = Some(mutual.towards_endpoints()),
         None => {}
     }
-    let mut config = leading_to(listener, &name, route);
+    let mut config = leading_to(listener, &name, route, &args.datagrams);
     config.upstreams.insert(name, upstream);
     run(&args.flags, config, mutual, Vec::new())
 }
@@ -151,7 +164,7 @@ pub(super) fn ambassador(args: &AmbassadorArgs) -> Result<(), Failure> {
         }
     };
     let providers = args.provider.iter().map(provider).collect();
-    run(&args.flags, leading_to(Listener::tcp(args.listen.clone()), &name, route), mutual, providers)
+    run(&args.flags, leading_to(Listener::tcp(args.listen.clone()), &name, route, &args.datagrams), mutual, providers)
 }
 
 /// Names of providers, those that every run may have already taken.
@@ -179,9 +192,14 @@ fn run(flags: &settings::Flags, config: RoutingConfig, mutual: Option<Mutual>, p
     super::runtime()?.block_on(serve::until_signal(builder, &server, log))
 }
 
-/// A listener, and the route of all its connections.
-fn leading_to(listener: Listener, name: &Name, route: TcpRoute) -> RoutingConfig {
+/// A listener, and the route of all its connections. With datagrams: the same for those, on the same address.
+fn leading_to(listener: Listener, name: &Name, route: TcpRoute, datagrams: &DatagramArgs) -> RoutingConfig {
     let mut config = RoutingConfig::default();
+    if datagrams.udp {
+        let udp = Name::literal("udp");
+        config.listeners.insert(udp.clone(), Listener::udp(listener.address.clone()));
+        config.udp_routes.insert(udp.clone(), UdpRoute::to(udp, route.upstream.clone()));
+    }
     config.listeners.insert(name.clone(), listener);
     config.tcp_routes.insert(name.clone(), route);
     config
