@@ -7,7 +7,7 @@
 //! with [`Forwarded::Rfc7239`] `Forwarded` comes first, otherwise `X-Forwarded-For`. A proxy that writes one and passes the other through
 //! as it came would otherwise let the client choose its own address.
 
-use std::fmt::{self, Write};
+use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
@@ -44,9 +44,13 @@ pub struct PeerHeaders {
     ip: HeaderValue,
     /// The port that the peer connected to, as text.
     port: HeaderValue,
-    /// The peer as an element of `Forwarded`, without `host`.
-    element: HeaderValue,
 }
+
+/// The longest IP address as text, `2001:db80:1111:2222:3333:4444:5555:6666`: one of IPv4 is never written as one of IPv6 here.
+const IP_BYTES_MAX: usize = 39;
+
+/// The longest port as text.
+const PORT_BYTES_MAX: usize = 5;
 
 /// Whether `address` is in one of the networks.
 #[must_use]
@@ -59,16 +63,15 @@ impl PeerHeaders {
     #[must_use]
     pub fn new(peer: Client, local_port: u16, trusted: &[IpNet], mode: Forwarded) -> Self {
         let peer = Client { ip: peer.ip.to_canonical(), ..peer };
-        let text = Text::of(|text| write!(text, "{}", peer.ip));
-        let element = Text::of(|text| write_element(text, peer));
-        Self {
-            peer,
-            is_trusted: is_trusted(peer.ip, trusted),
-            mode,
-            ip: text.value(),
-            port: HeaderValue::from(local_port),
-            element: element.value(),
-        }
+        // One piece of memory for both.
+        let mut text = String::with_capacity(IP_BYTES_MAX + PORT_BYTES_MAX);
+        // Writing to memory does not fail.
+        let _ = write!(text, "{}", peer.ip);
+        let ip_bytes = text.len();
+        let _ = write!(text, "{local_port}");
+        let text = Bytes::from(text);
+        let (ip, port) = (value(text.slice(..ip_bytes)), value(text.slice(ip_bytes..)));
+        Self { peer, is_trusted: is_trusted(peer.ip, trusted), mode, ip, port }
     }
 
     /// Whether the peer is a trusted proxy.
@@ -187,7 +190,7 @@ impl PeerHeaders {
     }
 
     fn continue_x_forwarded(&self, headers: &mut HeaderMap, client: Client, host: Option<&HeaderValue>) {
-        let hops = self.append(headers, &X_FORWARDED_FOR, client, self.ip.as_bytes(), |text| write!(text, "{}", client.ip));
+        let hops = self.append(headers, &X_FORWARDED_FOR, client, self.ip.as_bytes(), |ip| ip.to_owned());
         headers.insert(X_FORWARDED_FOR, hops.unwrap_or_else(|| self.ip.clone()));
         let is_told = headers.contains_key(X_FORWARDED_PROTO);
         if !is_told {
@@ -206,15 +209,13 @@ impl PeerHeaders {
 
     /// The value of `Forwarded`.
     fn forwarded(&self, headers: &HeaderMap, client: Client, host: Option<&HeaderValue>) -> HeaderValue {
-        let mut element = Vec::with_capacity(self.element.len() + host.map_or(0, |host| host.len() + ";host=\"\"".len()));
-        element.extend_from_slice(self.element.as_bytes());
+        let mut ours = element(self.peer, self.ip.as_bytes(), host.map_or(0, |host| host.len() + ";host=\"\"".len()));
         if let Some(host) = host {
-            element.extend_from_slice(b";host=");
-            push_value(&mut element, host.as_bytes());
+            ours.extend_from_slice(b";host=");
+            push_value(&mut ours, host.as_bytes());
         }
-        let value = self.append(headers, &FORWARDED, client, &element, |text| write_element(text, client));
-        let value = value.or_else(|| HeaderValue::from_maybe_shared(Bytes::from(element)).ok());
-        value.unwrap_or_else(|| self.element.clone())
+        let list = self.append(headers, &FORWARDED, client, &ours, |ip| element(client, ip, 0));
+        list.unwrap_or_else(|| value(ours.into()))
     }
 
     /// The list of hops in field `name` with ours at its end. None if ours is the only one.
@@ -227,7 +228,7 @@ impl PeerHeaders {
         name: &HeaderName,
         client: Client,
         hop: &[u8],
-        write_client: impl FnOnce(&mut Text) -> fmt::Result,
+        of_client: impl FnOnce(&[u8]) -> Vec<u8>,
     ) -> Option<HeaderValue> {
         let before = headers.get_all(name);
         let is_whole = *name != FORWARDED || before.iter().all(closes_quotes);
@@ -238,8 +239,8 @@ impl PeerHeaders {
         if client.ip == self.peer.ip {
             return None;
         }
-        let client = Text::of(write_client);
-        join([client.as_bytes()].into_iter(), client.as_bytes().len() + 2, hop)
+        let client = of_client(client.ip.to_string().as_bytes());
+        join([client.as_slice()].into_iter(), client.len() + 2, hop)
     }
 }
 
@@ -379,13 +380,14 @@ fn ends_with_escape(text: &[u8]) -> bool {
     text.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
-/// Writes `for=192.0.2.1;proto=http`. IPv6 addresses are quoted and in brackets (RFC 7239 section 6).
-fn write_element(text: &mut Text, client: Client) -> fmt::Result {
-    let proto = if client.is_https { "https" } else { "http" };
-    match client.ip {
-        IpAddr::V4(ip) => write!(text, "for={ip};proto={proto}"),
-        IpAddr::V6(ip) => write!(text, "for=\"[{ip}]\";proto={proto}"),
-    }
+/// `for=192.0.2.1;proto=http`, with room for `more` bytes behind it. IPv6 addresses are quoted and in brackets (RFC 7239 section 6).
+fn element(client: Client, ip: &[u8], more: usize) -> Vec<u8> {
+    let (open, close): (&[u8], &[u8]) = if client.ip.is_ipv6() { (b"\"[", b"]\"") } else { (b"", b"") };
+    let proto: &[u8] = if client.is_https { b"https" } else { b"http" };
+    let parts = [b"for=", open, ip, close, b";proto=", proto];
+    let mut element = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>() + more);
+    parts.iter().for_each(|part| element.extend_from_slice(part));
+    element
 }
 
 /// Writes a parameter's value: a token as it is, anything else quoted (RFC 9110 section 5.6.4).
@@ -405,40 +407,9 @@ fn push_value(element: &mut Vec<u8>, value: &[u8]) {
     element.push(b'"');
 }
 
-/// A short text on the stack.
-struct Text {
-    bytes: [u8; Text::BYTES_MAX],
-    length: usize,
-}
-
-impl Text {
-    /// Enough for `for="[…]";proto=https` with the longest IPv6 address, of 45 characters.
-    const BYTES_MAX: usize = 80;
-
-    fn of(write: impl FnOnce(&mut Self) -> fmt::Result) -> Self {
-        let mut text = Self { bytes: [0; Self::BYTES_MAX], length: 0 };
-        // What does not fit is not written, and all that is written here fits.
-        let result = write(&mut text);
-        debug_assert!(result.is_ok());
-        text
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-
-    fn value(&self) -> HeaderValue {
-        HeaderValue::from_bytes(self.as_bytes()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
-    }
-}
-
-impl Write for Text {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.length + text.len();
-        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
+/// What is written here can be the value of a header field.
+fn value(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 #[cfg(test)]
@@ -642,11 +613,13 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_address_fits() {
+    fn the_longest_address_is_told_whole() {
         let longest = "2001:db80:1111:2222:3333:4444:5555:6666";
-        let peer = PeerHeaders::new(Client { ip: longest.parse().unwrap(), is_https: true }, 443, &[], Forwarded::Both);
-        assert_eq!(peer.ip, longest);
-        assert_eq!(peer.element, format!("for=\"[{longest}]\";proto=https"));
+        assert_eq!(longest.len(), IP_BYTES_MAX);
+        let client = Client { ip: longest.parse().unwrap(), is_https: true };
+        let peer = PeerHeaders::new(client, u16::MAX, &[], Forwarded::Both);
+        assert_eq!((peer.ip.to_str().unwrap(), peer.port.to_str().unwrap()), (longest, "65535"));
+        assert_eq!(peer.forwarded(&HeaderMap::new(), client, None), format!("for=\"[{longest}]\";proto=https"));
     }
 
     proptest! {
