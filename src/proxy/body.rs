@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::alarm::Alarm;
+use super::client::Client;
 use super::exchange::Held;
 use super::h1::{self, Download};
 use super::head;
@@ -42,6 +43,9 @@ pub(crate) enum RequestBody {
 
 /// The body that a client sends. Shared with its exchange, which asks how far it got when an attempt has failed.
 pub(crate) struct ClientBody {
+    client: Rc<Client>,
+    /// HTTP/1.1: the exchange that it is of.
+    exchange: u64,
     incoming: RefCell<Incoming>,
     /// Whether a piece of it was taken: then it cannot be sent again.
     is_touched: Cell<bool>,
@@ -58,6 +62,7 @@ pub(crate) struct ClientBody {
 
 impl ClientBody {
     pub(crate) fn new(
+        client: &Rc<Client>,
         incoming: Incoming,
         bytes_max: Option<u64>,
         alarm: Rc<Alarm>,
@@ -65,6 +70,8 @@ impl ClientBody {
         response_header: Duration,
     ) -> Rc<Self> {
         Rc::new(Self {
+            client: client.clone(),
+            exchange: client.await_body(),
             incoming: RefCell::new(incoming),
             is_touched: Cell::new(false),
             is_ended: Cell::new(false),
@@ -108,8 +115,10 @@ impl ClientBody {
         let mut incoming = self.incoming.borrow_mut();
         let frame = std::task::ready!(Pin::new(&mut *incoming).poll_frame(cx));
         let is_over = frame.is_none() || incoming.is_end_stream();
-        self.is_ended.set(is_over);
         self.alarm.set(if is_over { self.endpoint.get() } else { self.client_idle.get() });
+        if is_over && !self.is_ended.replace(true) {
+            self.client.end_body(self.exchange, true);
+        }
         Poll::Ready(frame.map(|frame| self.count(frame?)))
     }
 
@@ -125,6 +134,14 @@ impl ClientBody {
                 Err(BodyError::TooLarge(max))
             }
             _ => Ok(frame),
+        }
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        if !self.is_ended.get() {
+            self.client.end_body(self.exchange, false);
         }
     }
 }

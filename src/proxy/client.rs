@@ -56,6 +56,8 @@ pub(crate) struct Client {
     /// The end of the time that a route gives to the request in progress. HTTP/2: the task of its stream takes it from here.
     pub(crate) deadline: RefCell<Option<Rc<Alarm>>>,
     phase: Cell<Phase>,
+    /// HTTP/1.1: the exchange in progress, or the last one.
+    exchange: Cell<Exchange>,
     /// Whether something is written that the client does not take.
     is_blocked: Cell<bool>,
     streams: Cell<u32>,
@@ -153,10 +155,30 @@ enum Phase {
     Idle,
     /// For the rest of a head.
     Head,
-    /// For the end of an exchange, which keeps its own limits.
+    /// For the end of an exchange, which keeps its own limits: also for the rest of a body whose request was answered early.
     Exchange,
     /// HTTP/2: many exchanges at once; any byte either way counts as progress.
     Multiplexed,
+}
+
+/// An exchange of HTTP/1.1. It is over when its response is and nobody waits for more of its request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Exchange {
+    /// Tells it from others of the connection.
+    number: u64,
+    is_answered: bool,
+    body: BodyState,
+}
+
+/// How far the body of a request is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyState {
+    /// There is none, or all of it was read.
+    Over,
+    /// Somebody waits for more of it.
+    Awaited,
+    /// Not to its end, and nobody waits for more of it.
+    Unread,
 }
 
 impl Client {
@@ -167,6 +189,7 @@ impl Client {
         let is_https = origin.is_https().unwrap_or(settings.tls.is_some());
         let peer_headers = RefCell::new((settings.clone(), peer_headers(&origin, is_https, settings)));
         let (upgrade, phase, streams) = (RefCell::default(), Cell::new(Phase::Head), Cell::new(0));
+        let exchange = Cell::new(Exchange { number: 0, is_answered: false, body: BodyState::Over });
         Rc::new(Self {
             worker,
             listener,
@@ -182,6 +205,7 @@ impl Client {
             peer_headers,
             deadline: RefCell::default(),
             phase,
+            exchange,
             is_blocked: Cell::new(false),
             streams,
         })
@@ -240,17 +264,45 @@ impl Client {
     }
 
     /// HTTP/1.1: a head was read, its exchange begins.
-    pub(crate) fn begin_exchange(&self) {
+    pub(crate) fn begin_exchange(&self, has_body: bool) {
         self.phase.set(Phase::Exchange);
+        let body = if has_body { BodyState::Unread } else { BodyState::Over };
+        self.exchange.set(Exchange { number: self.exchange.get().number + 1, is_answered: false, body });
     }
 
-    /// HTTP/1.1: the exchange is over, the next request may come.
-    pub(crate) fn end_exchange(&self) {
-        if self.phase.get() == Phase::Exchange {
+    /// HTTP/1.1: the body of the request will be read. Gives the number of its exchange.
+    pub(crate) fn await_body(&self) -> u64 {
+        self.exchange.set(Exchange { body: BodyState::Awaited, ..self.exchange.get() });
+        self.exchange.get().number
+    }
+
+    /// HTTP/1.1: the body of exchange `number` was read to its end, or will be read no further.
+    pub(crate) fn end_body(&self, number: u64, is_read: bool) {
+        let exchange = self.exchange.get();
+        // The next one may have begun: the last piece of a body can wait for its endpoint.
+        if exchange.number == number {
+            self.end_part(Exchange { body: if is_read { BodyState::Over } else { BodyState::Unread }, ..exchange });
+        }
+    }
+
+    /// HTTP/1.1: the response is over.
+    pub(crate) fn end_response(&self) {
+        self.end_part(Exchange { is_answered: true, ..self.exchange.get() });
+    }
+
+    /// When the exchange is over, the next request may come.
+    fn end_part(&self, exchange: Exchange) {
+        self.exchange.set(exchange);
+        if self.phase.get() == Phase::Exchange && exchange.is_answered && exchange.body != BodyState::Awaited {
             self.phase.set(Phase::Settling);
             self.alarm.set(PARK_AFTER.min(self.timeouts.client_idle));
             self.deadline.take();
         }
+    }
+
+    /// HTTP/1.1: whether the client may still be sending the body of a request that was answered.
+    pub(crate) fn has_unread_body(&self) -> bool {
+        self.exchange.get().body != BodyState::Over
     }
 
     /// HTTP/1.1: how far the connection is with its limits.

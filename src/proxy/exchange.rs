@@ -191,7 +191,7 @@ async fn run_steps(
 }
 
 fn request_body(
-    client: &Client,
+    client: &Rc<Client>,
     alarm: &Rc<Alarm>,
     incoming: Incoming,
     exchange: &middleware::Exchange,
@@ -204,7 +204,7 @@ fn request_body(
         return Err(Failure::client(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"));
     }
     let (idle, response_header) = (client.timeouts.client_idle, upstream.settings.timeouts.response_header);
-    Ok(Some(ClientBody::new(incoming, exchange.body_bytes_max, alarm.clone(), idle, response_header)))
+    Ok(Some(ClientBody::new(client, incoming, exchange.body_bytes_max, alarm.clone(), idle, response_header)))
 }
 
 fn from_upstream(reply: Reply, alarm: Rc<Alarm>, exchange: &middleware::Exchange, mut held: Held) -> Response<ResponseBody> {
@@ -353,7 +353,7 @@ impl Held {
         }
         self.lease = None;
         self.stream = None;
-        self.client.end_exchange();
+        self.client.end_response();
     }
 
     /// Counts and logs.

@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
-use hyper::client::conn::TrySendError;
 
 use super::alarm::Alarm;
 use super::body::{ClientBody, Received, RequestBody};
@@ -50,11 +49,14 @@ struct Attempt {
 enum Retry {
     /// Nothing: the endpoint may have acted on the request.
     Never,
-    /// Another connection to the same endpoint: it closed an idle one as we wrote.
+    /// Another connection to the same endpoint: it closed the one it had as we wrote.
     SameEndpoint,
     /// Another endpoint.
     OtherEndpoint,
 }
+
+/// How often one endpoint is asked again because it closed its connections. With HTTP/2 it may do so under many requests at once.
+const REPEATS_MAX: u8 = 5;
 
 impl Forward<'_> {
     /// Tries one endpoint after the other, as long as that is safe and allowed.
@@ -63,7 +65,7 @@ impl Forward<'_> {
         prepare(head, self.client, self.upstream, upgrade.as_ref(), options.wants_trailers);
         let mut tried: Vec<u64> = Vec::new();
         let mut last = None;
-        let mut allow_reuse = true;
+        let mut repeats = 0;
         let mut leased = None;
         loop {
             let picked = match leased.take() {
@@ -73,25 +75,25 @@ impl Forward<'_> {
                     None => return Err(last.unwrap_or_else(|| self.no_endpoint())),
                 },
             };
-            let attempt = self.attempt(head, body.as_ref(), &picked.lease, allow_reuse, upgrade.is_some()).await;
+            let attempt = self.attempt(head, body.as_ref(), &picked.lease, repeats == 0, upgrade.is_some()).await;
             let Attempt { failure, retry } = match attempt {
                 Ok(response) => return Ok(Reply { response, set_cookie: picked.set_cookie, lease: picked.lease }),
                 Err(attempt) => attempt,
             };
             match retry {
                 Retry::Never => return Err(self.give_up(failure)),
-                Retry::SameEndpoint => {
+                Retry::SameEndpoint if repeats < REPEATS_MAX => {
                     self.upstream.metrics.retry("stale_connection");
-                    allow_reuse = false;
+                    repeats += 1;
                     leased = Some(picked);
                 }
-                Retry::OtherEndpoint => {
+                Retry::SameEndpoint | Retry::OtherEndpoint => {
                     tried.push(picked.lease.endpoint().id);
                     if tried.len() > usize::from(self.upstream.settings.retries) {
                         return Err(self.give_up(failure));
                     }
                     self.upstream.metrics.retry(failure.cause);
-                    allow_reuse = true;
+                    repeats = 0;
                     last = Some(failure);
                 }
             }
@@ -199,7 +201,7 @@ impl Forward<'_> {
         self.alarm.clear();
         let stream = self.client.worker.pool.h2(key, lease.endpoint(), self.upstream, self.client, Instant::now).await;
         let mut stream = stream.map_err(|error| unreachable(lease, &error))?;
-        let request = Request::from_parts(for_attempt(head, is_replayable), request_body_of(body));
+        let request = Request::from_parts(head.clone(), request_body_of(body));
         self.alarm.set(self.upstream.settings.timeouts.response_header);
         match self.within_limit(stream.sender.try_send_request(request)).await {
             Some(Ok(response)) => {
@@ -211,8 +213,11 @@ impl Forward<'_> {
                 Ok(h1::Answer { head, upgrade: None, body: Received::H2(body, stream) })
             }
             Some(Err(mut error)) => {
-                let was_sent = !take_back(head, &mut error);
+                let was_sent = error.take_message().is_none();
                 let broken = Broken::new(&error.into_error(), was_sent);
+                if !broken.is_reset {
+                    self.client.worker.pool.leave_h2(key, &stream);
+                }
                 Err(self.failed(broken, is_replayable, allow_reuse, body, lease))
             }
             None => Err(self.timed_out(body, lease)),
@@ -242,7 +247,7 @@ impl Forward<'_> {
         let cause = if broken.is_closed { "closed_early" } else { "bad_response" };
         let failure = Failure::upstream(StatusCode::BAD_GATEWAY, cause, lease.address(), broken.why);
         let may_repeat = is_untouched && (!broken.was_sent || (is_replayable && broken.is_closed));
-        let retry = match (may_repeat, is_reused) {
+        let retry = match (may_repeat, is_reused || broken.is_refused) {
             (true, true) => Retry::SameEndpoint,
             (true, false) => Retry::OtherEndpoint,
             (false, _) => Retry::Never,
@@ -270,10 +275,14 @@ fn unreachable(lease: &Lease, error: &ConnectError) -> Attempt {
     Attempt { failure: Failure::upstream(status, error.cause(), lease.address(), error), retry: Retry::OtherEndpoint }
 }
 
-/// How a connection broke before a response began.
+/// How a connection, or one stream of it, broke before a response began.
 struct Broken {
     /// It was closed, so that the endpoint has most likely not acted on the request.
     is_closed: bool,
+    /// HTTP/2: the stream alone was ended.
+    is_reset: bool,
+    /// HTTP/2: the endpoint said that it has not acted on the request.
+    is_refused: bool,
     was_sent: bool,
     /// The client did not send its request to the end.
     is_client: bool,
@@ -282,16 +291,27 @@ struct Broken {
 
 impl Broken {
     fn new(error: &hyper::Error, was_sent: bool) -> Self {
-        let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+        let source = std::error::Error::source(error);
+        let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
+        let h2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
         let is_closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io.is_some();
-        Self { is_closed, was_sent, is_client: error.is_user(), why: chain(error) }
+        let is_refused = h2.is_some_and(is_refused);
+        let is_reset = h2.is_some_and(h2::Error::is_reset);
+        Self { is_closed, is_reset, is_refused, was_sent: was_sent && !is_refused, is_client: error.is_user(), why: chain(error) }
     }
+}
+
+/// Whether an endpoint has not acted on a request, whatever its method: of what comes after the last stream that its GOAWAY names, and of
+/// what it refused (RFC 9113 sections 6.8 and 8.7).
+fn is_refused(error: &h2::Error) -> bool {
+    let is_goodbye = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+    error.is_remote() && (is_goodbye || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
 }
 
 impl From<h1::Failed> for Broken {
     fn from(h1::Failed { error, was_sent }: h1::Failed) -> Self {
         let is_client = matches!(error, h1::Error::Client(_));
-        Self { is_closed: error.is_closed(), was_sent, is_client, why: error.to_string() }
+        Self { is_closed: error.is_closed(), is_reset: false, is_refused: false, was_sent, is_client, why: error.to_string() }
     }
 }
 
@@ -308,26 +328,6 @@ fn chain(error: &hyper::Error) -> String {
 /// RFC 9110 section 9.2.2.
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
-}
-
-/// The head for one attempt: a copy while it may be needed again.
-fn for_attempt(head: &mut Parts, is_replayable: bool) -> Parts {
-    if is_replayable {
-        return head.clone();
-    }
-    let (mut taken, ()) = Request::new(()).into_parts();
-    std::mem::swap(&mut taken, head);
-    taken
-}
-
-/// Takes the head back, if the request was not sent.
-fn take_back(head: &mut Parts, error: &mut TrySendError<Request<RequestBody>>) -> bool {
-    let unsent = error.take_message();
-    let was_unsent = unsent.is_some();
-    if let Some(request) = unsent {
-        *head = request.into_parts().0;
-    }
-    was_unsent
 }
 
 fn request_body_of(body: Option<&Rc<ClientBody>>) -> RequestBody {

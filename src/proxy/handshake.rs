@@ -3,21 +3,15 @@
 use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use rustls::{AlertDescription, CertificateError};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 
 use super::listener::ListenerHandle;
+use super::stream;
 use super::worker::Worker;
 use crate::routing::listener::Listener;
-
-/// How long a client that was refused may take to hear why.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// The most bytes of it that are read meanwhile.
-const LINGER_BYTES_MAX: u64 = 256 * 1024;
 
 /// How a client's handshake ended. None: it took too long.
 type Ended<S> = Option<Result<TlsStream<S>, (io::Error, S)>>;
@@ -40,7 +34,7 @@ pub(crate) async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// A client did not get through its handshake. On a listener that asks for certificates that is worth a warning, and the alert must reach
-/// the client: closing a socket with bytes unread would take it back.
+/// the client.
 async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
     worker: &Worker,
     handle: &ListenerHandle,
@@ -53,13 +47,7 @@ async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
         return unfinished(handle, peer, &error);
     }
     handle.refuse(worker, "client_refused", format_args!("refused {peer}: TLS handshake: {error}{}", explain(&error)));
-    let linger = async {
-        let mut stream = stream;
-        stream.shutdown().await?;
-        tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await
-    };
-    // However it ends: nothing more is to be done.
-    let _ = tokio::time::timeout(LINGER, linger).await;
+    stream::linger(stream).await;
 }
 
 /// A client did not get through its handshake, of which it is no use to say more: scanners do not all day.

@@ -10,6 +10,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -30,7 +31,7 @@ use super::flood::{Budget, Metered, REQUEST_FORGIVES};
 use super::handshake;
 use super::listener::{ListenerHandle, local_address};
 use super::origin::Origin;
-use super::stream::{Prefixed, Watched};
+use super::stream::{self, Prefixed, Watched};
 use super::tunnel;
 use super::worker::Worker;
 use crate::config::listener::{ListenerLimits, ProxyProtocol};
@@ -124,7 +125,7 @@ async fn speak_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let service = service_fn(|request: Request<Incoming>| {
         let client = client.clone();
         async move {
-            client.begin_exchange();
+            client.begin_exchange(!request.body().is_end_stream());
             let alarm = client.alarm.clone();
             Ok::<Response<ResponseBody>, Infallible>(answer(client, alarm, None, request).await)
         }
@@ -163,6 +164,8 @@ async fn speak_h1<S: AsyncRead + AsyncWrite + Unpin + 'static>(
             if let Some(upgrade) = upgrade {
                 let parts = connection.into_parts();
                 tunnel::upgraded(client, upgrade, parts.io.into_inner().into_inner(), parts.read_buf).await;
+            } else if client.has_unread_body() {
+                stream::linger(connection.into_parts().io.into_inner()).await;
             }
         }
     }

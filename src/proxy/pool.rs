@@ -233,6 +233,13 @@ impl Pool {
         Some(free.stream())
     }
 
+    /// A connection gets no further streams.
+    pub(crate) fn leave_h2(&self, key: Key, stream: &H2) {
+        if let Some(host) = self.hosts.borrow_mut().get_mut(&key) {
+            host.h2.retain(|connection| !Rc::ptr_eq(&connection.streams, &stream.streams));
+        }
+    }
+
     /// None: the caller is the one to connect. Otherwise what to wait for.
     fn begin_h2_dial(&self, key: Key) -> Option<Rc<Notify>> {
         let mut hosts = self.hosts.borrow_mut();

@@ -6,9 +6,10 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -65,6 +66,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
     }
+}
+
+/// How long a client may take to hear the last that we say.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The most bytes of it that are read meanwhile.
+const LINGER_BYTES_MAX: u64 = 16 << 20;
+
+/// Ends a connection whose client may still be sending: closing a socket with bytes unread would take back what the client has not read yet
+/// (RFC 9112 section 9.6).
+pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let linger = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(LINGER_BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    // However it ends: nothing more is to be done.
+    let _ = tokio::time::timeout(LINGER, linger).await;
 }
 
 /// Which way bytes went.

@@ -39,6 +39,57 @@ async fn an_answer_before_the_end_of_a_request_does_not_cut_it() {
     }
 }
 
+/// What would be a request if nobody remembered that it is a body.
+const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";
+
+/// The rest of a request that was answered early comes when a connection that waits for its next request would long be parked: it is
+/// still the body of the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_late_of_a_request_is_none_of_its_own() {
+    let (told, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let endpoint = Endpoint::start(move |mut conn| {
+        let told = told.clone();
+        async move {
+            while conn.request_head().await.is_some() {
+                conn.respond(200, "early").await;
+                told.send(conn.wire.read(SMUGGLED.len()).await).unwrap();
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::to(&[endpoint.address]).await;
+    let mut client = proxy.connect().await;
+    for _ in 0..2 {
+        client.send(upload(SMUGGLED.len())).await;
+        assert_eq!(client.response().await.text(), "early");
+        assert!(client.is_silent_for(Duration::from_millis(1_500)).await);
+        client.send(SMUGGLED).await;
+        let body = within("the body", received.recv()).await.unwrap();
+        assert_eq!(body, SMUGGLED.as_bytes());
+    }
+    assert!(client.is_silent_for(Duration::from_millis(100)).await, "one response for each request");
+}
+
+/// The same of an endpoint that is gone when the rest comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_late_of_a_request_that_was_refused_is_none_of_its_own() {
+    let endpoint = Endpoint::start(|mut conn| async move {
+        if conn.request_head().await.is_some() {
+            conn.wire.send("HTTP/1.1 401 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno").await;
+        }
+    })
+    .await;
+    let proxy = Proxy::to(&[endpoint.address]).await;
+    let mut client = proxy.connect().await;
+    client.send(upload(SMUGGLED.len())).await;
+    assert_eq!(client.response().await.status(), 401);
+    assert!(client.is_silent_for(Duration::from_millis(1_500)).await || client.try_response().await.is_err());
+    let _ = client.try_send(SMUGGLED).await;
+    let answer = tokio::time::timeout(Duration::from_millis(500), client.try_response()).await;
+    assert!(!matches!(answer, Ok(Ok(_))), "{answer:?}");
+    assert_eq!(endpoint.accepted(), 1);
+}
+
 /// It refuses and closes with most of the body unread: the client sees the refusal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_before_the_end_of_a_request_reaches_the_client() {

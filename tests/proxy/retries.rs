@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::frames::*;
 use crate::support::*;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n";
@@ -119,6 +120,78 @@ async fn retries_are_bounded() {
     let proxy = Proxy::start(&to(&addresses, "retries = 2")).await;
     assert_eq!(proxy.get("/").await.status(), 502);
     assert_eq!(endpoints.iter().map(|endpoint| endpoint.requests().len()).sum::<usize>(), 3);
+}
+
+/// An endpoint that speaks HTTP/2 by hand. `answer` makes frames of the number of the connection and of the streams that have come on it.
+async fn by_frames(answer: impl Fn(usize, &[u32]) -> Vec<u8> + Clone + Send + Sync + 'static) -> Endpoint {
+    let connections = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    Endpoint::start(move |mut conn| {
+        let (answer, number) = (answer.clone(), connections.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
+        async move {
+            conn.wire.read("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()).await;
+            conn.wire.send([frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])].concat()).await;
+            let mut streams = Vec::new();
+            while let Some(came) = next_frame(&mut conn.wire).await {
+                if came.kind == HEADERS {
+                    streams.push(came.stream);
+                    conn.wire.send(answer(number, &streams)).await;
+                }
+            }
+        }
+    })
+    .await
+}
+
+fn ok(stream: u32) -> Vec<u8> {
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &[STATUS_200])
+}
+
+fn post(stream: u32) -> Vec<u8> {
+    let head = [&[(":method", "POST")][..], &REQUEST[1..]].concat();
+    frame(HEADERS, END_STREAM | END_HEADERS, stream, &block(&head))
+}
+
+/// Two POSTs on one connection are both answered with 200.
+async fn both_are_served(endpoint: &Endpoint) {
+    let proxy = Proxy::start(&to(&[endpoint.address], "protocol = \"h2c\"")).await;
+    let mut client = connect(&proxy).await;
+    client.send([post(1), post(3)].concat()).await;
+    let mut served = Vec::new();
+    while served.len() < 2 {
+        let answer = next_event(&mut client).await.expect("an answer");
+        if answer.kind == HEADERS {
+            assert_eq!(answer.payload[0], STATUS_200, "{answer:?}");
+            served.push(answer.stream);
+        }
+    }
+    served.sort_unstable();
+    assert_eq!(served, [1, 3]);
+}
+
+/// What comes after the last stream that a GOAWAY names was not acted on (RFC 9113 section 6.8): even a POST is sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http2_endpoint_that_says_goodbye_costs_no_request() {
+    let endpoint = by_frames(|connection, streams| match (connection, streams) {
+        (0, [_]) => Vec::new(),
+        (0, [first, ..]) => [frame(GOAWAY, 0, 0, &[first.to_be_bytes(), [0; 4]].concat()), ok(*first)].concat(),
+        (_, streams) => ok(streams[streams.len() - 1]),
+    })
+    .await;
+    both_are_served(&endpoint).await;
+    assert_eq!(endpoint.accepted(), 2);
+}
+
+/// Nor was a stream that was refused (RFC 9113 section 8.7).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_stream_is_tried_again() {
+    const REFUSED_STREAM: [u8; 4] = 7_u32.to_be_bytes();
+    let endpoint = by_frames(|_, streams| match streams {
+        [stream] => frame(RST_STREAM, 0, *stream, &REFUSED_STREAM),
+        streams => ok(streams[streams.len() - 1]),
+    })
+    .await;
+    both_are_served(&endpoint).await;
+    assert_eq!(endpoint.accepted(), 1);
 }
 
 /// HTTP/2 endpoints that end every connection at once must not be asked for ever.

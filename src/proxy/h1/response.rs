@@ -287,6 +287,8 @@ impl ConnectionFields {
             head::remove_named(&mut parts.headers);
             parts.headers.remove(header::CONNECTION);
         }
+        // The version is of this connection alone (RFC 9110 section 2.5).
+        parts.version = Version::HTTP_11;
         Ok(Head { parts, body, is_kept, upgrade: self.upgrade.filter(|_| is_switch) })
     }
 }
