@@ -56,8 +56,13 @@ pub enum StartError {
         source: io::Error,
     },
     /// The access log cannot be opened.
-    #[error("cannot open the access log: {0}")]
-    AccessLog(#[source] io::Error),
+    #[error("cannot open the access log {sink}: {source}")]
+    AccessLog {
+        /// Where it is.
+        sink: access::Sink,
+        /// Why.
+        source: io::Error,
+    },
     /// The key of sticky cookies cannot be read or made.
     #[error("cannot use the key of sticky cookies in {path}: {reason}")]
     StickyKey {
@@ -255,7 +260,7 @@ type StartedLog = (Option<AccessLog>, Option<AccessLogWriter>);
 fn start_access_log(wanted: Option<&(access::Sink, access::Format)>, meter: &Meter) -> Result<StartedLog, StartError> {
     let Some((sink, format)) = wanted else { return Ok((None, None)) };
     let lost = meter.counter(names::ACCESS_LOG_LOST, &[]);
-    let (log, writer) = AccessLog::start(sink, *format, lost).map_err(StartError::AccessLog)?;
+    let (log, writer) = AccessLog::start(sink, *format, lost).map_err(|source| StartError::AccessLog { sink: sink.clone(), source })?;
     Ok((Some(log), Some(writer)))
 }
 

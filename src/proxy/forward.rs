@@ -56,7 +56,7 @@ enum Retry {
 }
 
 /// How often one endpoint is asked again because it closed its connections. With HTTP/2 it may do so under many requests at once.
-const REPEATS_MAX: u8 = 5;
+const REPEATS_MAX: u8 = 10;
 
 impl Forward<'_> {
     /// Tries one endpoint after the other, as long as that is safe and allowed.
@@ -294,7 +294,9 @@ impl Broken {
         let source = std::error::Error::source(error);
         let io = source.and_then(|source| source.downcast_ref::<std::io::Error>());
         let h2 = source.and_then(|source| source.downcast_ref::<h2::Error>());
-        let is_closed = error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io.is_some();
+        // A user's error is that of the body, of which the caller knows, or that hyper's task for the connection is gone.
+        let is_gone = error.is_canceled() || error.is_closed() || error.is_user();
+        let is_closed = error.is_incomplete_message() || is_gone || io.is_some();
         let is_refused = h2.is_some_and(is_refused);
         let is_reset = h2.is_some_and(h2::Error::is_reset);
         Self { is_closed, is_reset, is_refused, was_sent: was_sent && !is_refused, is_client: error.is_user(), why: chain(error) }

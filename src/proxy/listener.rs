@@ -163,8 +163,7 @@ impl ListenerHandle {
         };
         let limit = worker.with_table(|table| self.settings(table)).settings.limits.connections;
         let Some(open) = OpenConnection::try_new(self, limit) else {
-            self.shared().metrics.refused("connections");
-            return tracing::debug!(listener = %self.shared().name, %peer, "closed: {limit} connections are open already");
+            return self.refuse(worker, "connections", format_args!("closed a connection of {peer}: {limit} are open already"));
         };
         let (handle, task_worker) = (self.clone(), worker.clone());
         let protocol = self.shared().protocol;

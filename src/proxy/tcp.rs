@@ -253,6 +253,7 @@ impl<'a> Connection<'a> {
             let failed = match &self.route.target {
                 Target::Upstream(upstream) => match connect_to_any(self.worker, upstream, &self.origin, tls).await {
                     Ok(connected) => return Some(connected),
+                    Err(0) => (Some(upstream.clone()), format!("none of its {} endpoints is eligible", upstream.endpoints.len())),
                     Err(tried) => (Some(upstream.clone()), format!("none of {tried} endpoints tried could be reached")),
                 },
                 Target::Closed(reason) => (None, reason.to_string()),

@@ -402,9 +402,10 @@ impl Forwarding<'_> {
     /// Begins the session of a client. None: the endpoint cannot be reached, and another one may.
     fn begin(&self, flows: &mut Flows, client: Client) -> Result<Option<SessionId>, UdpDrop> {
         let no_session = || self.dropped(UdpDrop::NoSession, "there can be no further session");
-        // Other workers may begin some at the same time: there may be a few more than the limit, never more than workers.
-        if self.port.handle.shared().open.load(Ordering::Relaxed) >= flows.sessions_max && !flows.end_oldest() {
-            return Err(no_session());
+        // Other workers may begin some at the same time, and one that has none takes none away from others: there may be a few more than the
+        // limit, never more than workers.
+        if self.port.handle.shared().open.load(Ordering::Relaxed) >= flows.sessions_max {
+            flows.end_oldest();
         }
         let (ip, random) = (client.address.ip(), self.worker.random());
         let left_out: Vec<u64> = flows.refused.iter().map(|(endpoint, _)| *endpoint).collect();

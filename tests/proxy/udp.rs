@@ -304,6 +304,19 @@ async fn the_session_that_was_silent_for_the_longest_gives_way() {
     assert_eq!(ask_once(&clients[0], "b").await, "1:b");
 }
 
+/// The kernel chooses the worker of a client: each has room for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_table_of_sessions_turns_no_worker_away() {
+    let (_echoes, addresses) = echoes(&["1"]).await;
+    let config = udp("127.0.0.1:0", &addresses, "idle_timeout = \"1h\"", "[listeners.udp.limits]\nsessions = 1");
+    let proxy = Proxy::start_with(&config, |server| server.workers(4)).await;
+    for _ in 0..40 {
+        let client = client("127.0.0.1:0", proxy.address_of("udp")).await;
+        assert_eq!(ask_once(&client, "a").await, "1:a");
+        assert!(sessions(&proxy) <= 4.0);
+    }
+}
+
 /// An address where nobody listens answers by ICMP. The first datagram is lost, the next goes elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_refuses_is_left() {

@@ -3,8 +3,10 @@
 //! The queue to that thread is bounded. When the disk or the reader at the other end is too slow, lines are dropped and counted; traffic
 //! does not wait.
 
-use std::fmt::Write as _;
-use std::io::{self, BufWriter, Write};
+mod output;
+
+use std::fmt::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use metrics::Counter;
 
+use self::output::Output;
 use crate::names::Name;
 use crate::socket::SocketAddress;
 
@@ -38,6 +41,15 @@ pub enum Sink {
     Stdout,
     /// To the end of this file.
     File(PathBuf),
+}
+
+impl fmt::Display for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("on standard output"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
 }
 
 /// What is known of one request when it is over.
@@ -99,10 +111,7 @@ impl AccessLog {
     /// # Errors
     /// The system's, when the file cannot be opened or there can be no further thread.
     pub fn start(sink: &Sink, format: Format, lost: Counter) -> io::Result<(Self, AccessLogWriter)> {
-        let output: Box<dyn Write + Send> = match sink {
-            Sink::Stdout => Box::new(io::stdout()),
-            Sink::File(path) => Box::new(std::fs::OpenOptions::new().create(true).append(true).open(path)?),
-        };
+        let output = Output::open(sink)?;
         let (entries, queue) = sync_channel(QUEUE_LINES);
         let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&queue, output, format))?;
         Ok((Self { entries, lost: Arc::new(lost) }, AccessLogWriter { thread }))
@@ -129,9 +138,9 @@ impl AccessLogWriter {
     }
 }
 
-fn write_all(queue: &Receiver<Box<AccessEntry>>, output: Box<dyn Write + Send>, format: Format) {
-    let mut output = BufWriter::with_capacity(64 << 10, output);
+fn write_all(queue: &Receiver<Box<AccessEntry>>, mut output: Output, format: Format) {
     while let Ok(first) = queue.recv() {
+        output.follow();
         let mut line = String::new();
         for entry in std::iter::once(first).chain(queue.try_iter()) {
             line.clear();
@@ -140,14 +149,9 @@ fn write_all(queue: &Receiver<Box<AccessEntry>>, output: Box<dyn Write + Send>, 
                 Format::Common => entry.write_common(&mut line),
             }
             line.push('\n');
-            // A log that cannot be written must not stop traffic; the next line is tried again.
-            if let Err(error) = output.write_all(line.as_bytes()) {
-                tracing::error!("access log: {error}");
-            }
+            output.write(line.as_bytes());
         }
-        if let Err(error) = output.flush() {
-            tracing::error!("access log: {error}");
-        }
+        output.flush();
     }
 }
 
