@@ -2,13 +2,15 @@
 //!
 //! Knows nothing of providers and trees. `etcd` reads, [`register`](crate::register) writes.
 
+use std::collections::HashSet;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse, Identity, KvClient, LeaseClient,
-    LeaseKeepAliveStream, LeaseKeeper, PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp, WatchClient, WatchOptions, WatchStream,
+    LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions, PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp, WatchClient,
+    WatchOptions, WatchStream,
 };
 pub(super) use etcd_client::{Event, EventType, KeyValue, WatchResponse};
 
@@ -156,21 +158,30 @@ impl Lease {
     }
 
     /// Writes a key, which was perhaps another one's, and which ends with this lease from now on.
-    pub(crate) async fn put(&mut self, key: &str, value: &str) -> Result<(), Failure> {
+    pub(crate) fn put(&self, key: &str, value: &str) -> impl Future<Output = Result<(), Failure>> + use<> {
         let options = PutOptions::new().with_lease(self.id);
-        timed(CALL_TIMEOUT, self.kv.put(key, value, Some(options))).await.map(drop)
+        let (mut kv, key, value) = (self.kv.clone(), key.to_owned(), value.to_owned());
+        async move { timed(CALL_TIMEOUT, kv.put(key, value, Some(options))).await.map(drop) }
+    }
+
+    /// The keys that end with this lease.
+    pub(crate) async fn keys(&mut self) -> Result<HashSet<Vec<u8>>, Failure> {
+        let options = LeaseTimeToLiveOptions::new().with_keys();
+        let answer = timed(CALL_TIMEOUT, self.leases.time_to_live(self.id, Some(options))).await?;
+        Ok(answer.keys().iter().cloned().collect())
     }
 
     /// Whether a key is there, whoever wrote it.
-    pub(crate) async fn is_there(&mut self, key: &str) -> Result<bool, Failure> {
-        let options = GetOptions::new().with_count_only();
-        Ok(timed(CALL_TIMEOUT, self.kv.get(key, Some(options))).await?.count() > 0)
+    pub(crate) fn is_there(&self, key: &str) -> impl Future<Output = Result<bool, Failure>> + use<> {
+        let (mut kv, key) = (self.kv.clone(), key.to_owned());
+        async move { Ok(timed(CALL_TIMEOUT, kv.get(key, Some(GetOptions::new().with_count_only()))).await?.count() > 0) }
     }
 
     /// Deletes a key if it still ends with this lease.
-    pub(crate) async fn delete(&mut self, key: &str) -> Result<(), Failure> {
+    pub(crate) fn delete(&self, key: &str) -> impl Future<Output = Result<(), Failure>> + use<> {
         let transaction = Txn::new().when([Compare::lease(key, CompareOp::Equal, self.id)]).and_then([TxnOp::delete(key, None)]);
-        timed(CALL_TIMEOUT, self.kv.txn(transaction)).await.map(drop)
+        let mut kv = self.kv.clone();
+        async move { timed(CALL_TIMEOUT, kv.txn(transaction)).await.map(drop) }
     }
 
     /// Gives a sign of life.

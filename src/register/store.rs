@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
+use tokio_util::sync::CancellationToken;
+
 use super::consul::Agent;
 use super::etcd2::{Held, Keys};
 use super::layout::Entry;
@@ -77,72 +80,129 @@ pub(super) enum Put {
     Refused(String),
 }
 
+/// The most entries of a batch, which are asked for at once.
+pub(super) const AT_ONCE: usize = 32;
+
 /// A connection to a server of a store, and what entries end with. After an error it is of no use any more.
 pub(super) enum Session {
-    Consul(Agent),
+    /// A connection for each entry of a batch, made when it is needed.
+    Consul(Vec<Agent>),
     Etcd(String, Box<Lease>),
-    Etcd2(Keys),
+    /// As with Consul.
+    Etcd2(Vec<Keys>),
     Zookeeper(Znodes),
 }
+
+/// Entries by their keys: at most [`AT_ONCE`].
+type Batch = [(String, Entry)];
 
 impl Session {
     /// Connects to `server`, now or with the first request. What is written ends `ttl` after the last sign of life.
     pub(super) async fn open(config: &StoreConfig, server: &str, ttl: Duration) -> Result<Self, ProviderError> {
         match config {
-            StoreConfig::Consul(config) => Ok(Self::Consul(Agent::new(server, config, ttl))),
+            StoreConfig::Consul(config) => Ok(Self::Consul((0..AT_ONCE).map(|_| Agent::new(server, config, ttl)).collect())),
             StoreConfig::Etcd(config) => {
                 let lease = Lease::grant(server, config, ttl).await.map_err(etcd(server, "grant a lease"))?;
                 Ok(Self::Etcd(server.to_owned(), Box::new(lease)))
             }
-            StoreConfig::Etcd2(config) => Ok(Self::Etcd2(Keys::new(server, config, ttl))),
+            StoreConfig::Etcd2(config) => Ok(Self::Etcd2((0..AT_ONCE).map(|_| Keys::new(server, config, ttl)).collect())),
             StoreConfig::Zookeeper(config) => Znodes::open(server, config, ttl).await.map(Self::Zookeeper),
         }
     }
 
-    /// Writes an entry, whoever wrote its key before.
-    pub(super) async fn put(&mut self, key: &str, entry: &Entry) -> Result<Put, ProviderError> {
+    /// Writes entries, whoever wrote their keys before. What the store says to each, in their order.
+    pub(super) async fn put(&mut self, batch: &Batch) -> Result<Vec<Put>, ProviderError> {
         match self {
-            Self::Consul(agent) => agent.put(entry).await,
-            Self::Etcd(server, lease) => match lease.put(key, &entry.value).await {
-                Err(failure) if failure.is_refusal() => Ok(Put::Refused(failure.to_string())),
-                outcome => outcome.map(|()| Put::Done).map_err(etcd(server, key)),
-            },
-            Self::Etcd2(keys) => keys.put(key, &entry.value).await,
-            Self::Zookeeper(znodes) => znodes.put(key, &entry.value).await,
-        }
-    }
-
-    /// Deletes an entry, if it is still ours.
-    pub(super) async fn delete(&mut self, key: &str, entry: &Entry) -> Result<(), ProviderError> {
-        match self {
-            Self::Consul(agent) => agent.delete(entry).await,
-            Self::Etcd(server, lease) => lease.delete(key).await.map_err(etcd(server, key)),
-            Self::Etcd2(keys) => keys.delete(key, &entry.value).await,
-            Self::Zookeeper(znodes) => znodes.delete(key, entry).await,
-        }
-    }
-
-    /// Gives a sign of life for all that was written. With `is_thorough`, and where it costs nothing, what someone else deleted is written
-    /// again. How many entries that were.
-    pub(super) async fn keep_alive(&mut self, written: &BTreeMap<String, Entry>, is_thorough: bool) -> Result<usize, ProviderError> {
-        match self {
-            Self::Etcd(server, lease) => lease.keep_alive().await.map_err(etcd(server, "keep the lease alive"))?,
-            Self::Zookeeper(znodes) => znodes.keep_alive().await?,
-            Self::Consul(_) | Self::Etcd2(_) => (),
-        }
-        let mut restored = 0;
-        for (key, entry) in written {
-            let is_gone = match self {
-                Self::Consul(agent) => !agent.renew(entry).await?,
-                Self::Etcd(server, lease) => is_thorough && !lease.is_there(key).await.map_err(etcd(server, key))?,
-                Self::Etcd2(keys) => keys.renew(key, &entry.value).await? == Held::Gone,
-                Self::Zookeeper(znodes) => is_thorough && znodes.holds(key).await?.is_none(),
-            };
-            if is_gone && let Put::Done = self.put(key, entry).await? {
-                restored += 1;
+            Self::Consul(agents) => try_join_all(agents.iter_mut().zip(batch).map(|(agent, (_, entry))| agent.put(entry))).await,
+            Self::Etcd(server, lease) => {
+                let server = server.as_str();
+                let put = batch.iter().map(|(key, entry)| {
+                    let written = lease.put(key, &entry.value);
+                    async move {
+                        match written.await {
+                            Err(failure) if failure.is_refusal() => Ok(Put::Refused(failure.to_string())),
+                            outcome => outcome.map(|()| Put::Done).map_err(etcd(server, key)),
+                        }
+                    }
+                });
+                try_join_all(put).await
             }
+            Self::Etcd2(all) => try_join_all(all.iter_mut().zip(batch).map(|(keys, (key, entry))| keys.put(key, &entry.value))).await,
+            Self::Zookeeper(znodes) => znodes.put(batch).await,
         }
-        Ok(restored)
+    }
+
+    /// Deletes entries, if they are still ours.
+    pub(super) async fn delete(&mut self, batch: &Batch) -> Result<(), ProviderError> {
+        match self {
+            Self::Consul(agents) => {
+                try_join_all(agents.iter_mut().zip(batch).map(|(agent, (_, entry))| agent.delete(entry))).await.map(drop)
+            }
+            Self::Etcd(server, lease) => {
+                let server = server.as_str();
+                let delete = batch.iter().map(|(key, _)| {
+                    let deleted = lease.delete(key);
+                    async move { deleted.await.map_err(etcd(server, key)) }
+                });
+                try_join_all(delete).await.map(drop)
+            }
+            Self::Etcd2(all) => {
+                try_join_all(all.iter_mut().zip(batch).map(|(keys, (key, entry))| keys.delete(key, &entry.value))).await.map(drop)
+            }
+            Self::Zookeeper(znodes) => znodes.delete(batch).await,
+        }
+    }
+
+    /// Gives a sign of life for all that was written, unless each entry needs [one of its own](Self::does_renew_each).
+    pub(super) async fn keep_alive(&mut self) -> Result<(), ProviderError> {
+        match self {
+            Self::Etcd(server, lease) => lease.keep_alive().await.map_err(etcd(server, "keep the lease alive")),
+            Self::Zookeeper(znodes) => znodes.keep_alive().await,
+            Self::Consul(_) | Self::Etcd2(_) => Ok(()),
+        }
+    }
+
+    /// Whether each entry ends by itself unless [`gone`](Self::gone) has asked for it.
+    pub(super) fn does_renew_each(&self) -> bool {
+        matches!(self, Self::Consul(_) | Self::Etcd2(_))
+    }
+
+    /// The keys of `written` that are not there any more, whoever wrote them. Told to `stop`, it does not look at all.
+    pub(super) async fn gone(&mut self, written: &BTreeMap<String, Entry>, stop: &CancellationToken) -> Result<Vec<String>, ProviderError> {
+        let mut suspects: Vec<(String, Entry)> = written.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect();
+        if let Self::Etcd(server, lease) = self {
+            // What ends with our lease is there. The rest may be another one's by now.
+            let ours = lease.keys().await.map_err(etcd(server, "read the keys of the lease"))?;
+            suspects.retain(|(key, _)| !ours.contains(key.as_bytes()));
+        }
+        let mut gone = Vec::new();
+        for batch in suspects.chunks(AT_ONCE) {
+            if stop.is_cancelled() {
+                break;
+            }
+            let are_there = self.are_there(batch).await?;
+            gone.extend(batch.iter().zip(are_there).filter(|(_, is_there)| !is_there).map(|((key, _), _)| key.clone()));
+        }
+        Ok(gone)
+    }
+
+    async fn are_there(&mut self, batch: &Batch) -> Result<Vec<bool>, ProviderError> {
+        match self {
+            Self::Consul(agents) => try_join_all(agents.iter_mut().zip(batch).map(|(agent, (_, entry))| agent.renew(entry))).await,
+            Self::Etcd(server, lease) => {
+                let server = server.as_str();
+                let ask = batch.iter().map(|(key, _)| {
+                    let is_there = lease.is_there(key);
+                    async move { is_there.await.map_err(etcd(server, key)) }
+                });
+                try_join_all(ask).await
+            }
+            Self::Etcd2(all) => {
+                let held = try_join_all(all.iter_mut().zip(batch).map(|(keys, (key, entry))| keys.renew(key, &entry.value))).await?;
+                Ok(held.into_iter().map(|held| held != Held::Gone).collect())
+            }
+            Self::Zookeeper(znodes) => Ok(znodes.values(batch).await?.iter().map(Option::is_some).collect()),
+        }
     }
 
     /// What an earlier life's entries end with, for [`end_former`](Self::end_former) of the next one. None: each ends by itself.
@@ -170,8 +230,9 @@ impl Session {
                 Ok(())
             }
             Self::Consul(_) | Self::Etcd2(_) => {
-                for (key, entry) in written {
-                    self.delete(key, entry).await?;
+                let all: Vec<(String, Entry)> = written.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect();
+                for batch in all.chunks(AT_ONCE) {
+                    self.delete(batch).await?;
                 }
                 Ok(())
             }

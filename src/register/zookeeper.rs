@@ -8,7 +8,7 @@ use super::layout::Entry;
 use super::store::Put;
 use crate::config::providers::ZookeeperConfig;
 use crate::discovery::ProviderError;
-use crate::discovery::zookeeper_session::{HANDSHAKE_TIMEOUT_MAX, Message, Refusal, Session, SessionError};
+use crate::discovery::zookeeper_session::{HANDSHAKE_TIMEOUT_MAX, Message, Refusal, Session};
 use crate::discovery::zookeeper_wire::{self as wire, NO_NODE, NODE_EXISTS, Request};
 
 /// For an answer.
@@ -30,24 +30,43 @@ impl Znodes {
         Ok(Self { server: server.to_owned(), session })
     }
 
-    /// Makes a znode, in the place of one that is there, and the folders above it.
-    pub(super) async fn put(&mut self, path: &str, value: &str) -> Result<Put, ProviderError> {
-        let create = Request::Create { path, data: value.as_bytes(), is_ephemeral: true };
-        let made = match self.ask(&create).await? {
-            Err(Refusal::Code(NODE_EXISTS)) => self.ask(&Request::Delete(path)).await?,
-            Err(Refusal::Code(NO_NODE)) => self.make_folders(path).await?,
-            outcome => return Ok(put(outcome)),
-        };
-        match made {
-            Ok(_) | Err(Refusal::Code(NO_NODE | NODE_EXISTS)) => self.ask(&create).await.map(put),
-            Err(refusal) => Ok(Put::Refused(refusal.to_string())),
+    /// Makes znodes, in the place of those that are there, and the folders above them.
+    pub(super) async fn put(&mut self, batch: &[(String, Entry)]) -> Result<Vec<Put>, ProviderError> {
+        let requests: Vec<_> = batch.iter().map(create).collect();
+        let mut outcomes = self.ask_all(&requests).await?;
+        // Those that something hinders, with the number of requests after which nothing does.
+        let (mut hindered, mut requests) = (Vec::new(), Vec::new());
+        for (pair, outcome) in batch.iter().zip(&mut outcomes) {
+            match outcome {
+                Err(Refusal::Code(NODE_EXISTS)) => requests.push(Request::Delete(&pair.0)),
+                Err(Refusal::Code(NO_NODE)) => requests.extend(folders(&pair.0)),
+                _ => continue,
+            }
+            hindered.push((pair, outcome, requests.len()));
         }
+        let cleared = self.ask_all(&requests).await?;
+        hindered.retain_mut(|(_, outcome, end)| match end.checked_sub(1).and_then(|last| cleared.get(last)) {
+            Some(Err(refusal)) if !matches!(refusal, Refusal::Code(NO_NODE | NODE_EXISTS)) => {
+                **outcome = Err(*refusal);
+                false
+            }
+            _ => true,
+        });
+        let requests: Vec<_> = hindered.iter().map(|(pair, ..)| create(pair)).collect();
+        for ((_, outcome, _), again) in hindered.into_iter().zip(self.ask_all(&requests).await?) {
+            *outcome = again;
+        }
+        Ok(outcomes.into_iter().map(put).collect())
     }
 
-    /// Deletes a znode, if it still says what we wrote.
-    pub(super) async fn delete(&mut self, path: &str, entry: &Entry) -> Result<(), ProviderError> {
-        if self.holds(path).await?.is_some_and(|value| value == entry.value.as_bytes()) {
-            match self.ask(&Request::Delete(path)).await? {
+    /// Deletes znodes that still say what we wrote.
+    pub(super) async fn delete(&mut self, batch: &[(String, Entry)]) -> Result<(), ProviderError> {
+        let values = self.values(batch).await?;
+        let is_ours = |(_, entry): &(String, Entry), value: Option<Bytes>| value.is_some_and(|value| value == entry.value.as_bytes());
+        let ours: Vec<_> = batch.iter().zip(values).filter(|(pair, value)| is_ours(pair, value.clone())).map(|(pair, _)| pair).collect();
+        let requests: Vec<_> = ours.iter().map(|(path, _)| Request::Delete(path)).collect();
+        for ((path, _), outcome) in ours.iter().zip(self.ask_all(&requests).await?) {
+            match outcome {
                 Ok(_) | Err(Refusal::Code(NO_NODE)) => (),
                 Err(refusal) => return Err(self.refused(path, refusal)),
             }
@@ -55,21 +74,24 @@ impl Znodes {
         Ok(())
     }
 
-    /// What a znode says. None: there is none.
-    pub(super) async fn holds(&mut self, path: &str) -> Result<Option<Vec<u8>>, ProviderError> {
-        match self.ask(&Request::Data(path)).await? {
+    /// What znodes say. None: there is none.
+    pub(super) async fn values(&mut self, batch: &[(String, Entry)]) -> Result<Vec<Option<Bytes>>, ProviderError> {
+        let requests: Vec<_> = batch.iter().map(|(path, _)| Request::Data(path)).collect();
+        let outcomes = self.ask_all(&requests).await?;
+        let value = |((path, _), outcome): (&(String, Entry), Result<Bytes, Refusal>)| match outcome {
             Ok(body) => {
                 let (value, _) = wire::data(&body).map_err(|broken| failed(&self.server, path, broken.into()))?;
-                Ok(Some(value.to_vec()))
+                Ok(Some(Bytes::copy_from_slice(value)))
             }
             Err(Refusal::Code(NO_NODE)) => Ok(None),
             Err(refusal) => Err(self.refused(path, refusal)),
-        }
+        };
+        batch.iter().zip(outcomes).map(value).collect()
     }
 
     /// Gives a sign of life.
     pub(super) async fn keep_alive(&mut self) -> Result<(), ProviderError> {
-        self.ask(&Request::Sync("/")).await.map(drop)
+        self.ask_all(&[Request::Sync("/")]).await.map(drop)
     }
 
     /// Ends the session, and with it all znodes.
@@ -77,35 +99,34 @@ impl Znodes {
         self.session.close().await;
     }
 
-    /// Makes the folders above a znode. The outcome of the last one.
-    async fn make_folders(&mut self, path: &str) -> Result<Result<Bytes, Refusal>, ProviderError> {
-        let mut outcome = Ok(Bytes::new());
-        for (end, _) in path.match_indices('/').skip(1) {
-            if let Some(folder) = path.get(..end) {
-                outcome = self.ask(&Request::Create { path: folder, data: b"", is_ephemeral: false }).await?;
+    /// Sends all of these, and then waits for the answers, which come in the same order.
+    async fn ask_all(&mut self, requests: &[Request<'_>]) -> Result<Vec<Result<Bytes, Refusal>>, ProviderError> {
+        requests.iter().for_each(|request| self.session.send(request));
+        let mut outcomes = Vec::with_capacity(requests.len());
+        while outcomes.len() < requests.len() {
+            match tokio::time::timeout(ANSWER_TIMEOUT, self.session.next()).await {
+                Ok(Ok(Message::Answer { outcome, .. })) => outcomes.push(outcome),
+                Ok(Ok(_)) => (),
+                Ok(Err(error)) => return Err(failed(&self.server, "write", error.into())),
+                Err(_) => return Err(failed(&self.server, "write", format!("no answer within {ANSWER_TIMEOUT:?}").into())),
             }
         }
-        Ok(outcome)
-    }
-
-    async fn ask(&mut self, request: &Request<'_>) -> Result<Result<Bytes, Refusal>, ProviderError> {
-        self.session.send(request);
-        let answered = async {
-            loop {
-                if let Message::Answer { outcome, .. } = self.session.next().await? {
-                    return Ok::<_, SessionError>(outcome);
-                }
-            }
-        };
-        match tokio::time::timeout(ANSWER_TIMEOUT, answered).await {
-            Ok(outcome) => outcome.map_err(|error| failed(&self.server, "write", error.into())),
-            Err(_) => Err(failed(&self.server, "write", format!("no answer within {ANSWER_TIMEOUT:?}").into())),
-        }
+        Ok(outcomes)
     }
 
     fn refused(&self, path: &str, refusal: Refusal) -> ProviderError {
         failed(&self.server, path, refusal.to_string().into())
     }
+}
+
+fn create((path, entry): &(String, Entry)) -> Request<'_> {
+    Request::Create { path, data: entry.value.as_bytes(), is_ephemeral: true }
+}
+
+/// Makes the folders above a znode.
+fn folders(path: &str) -> impl Iterator<Item = Request<'_>> {
+    let folders = path.match_indices('/').skip(1).filter_map(|(end, _)| path.get(..end));
+    folders.map(|path| Request::Create { path, data: b"", is_ephemeral: false })
 }
 
 fn put(outcome: Result<Bytes, Refusal>) -> Put {
