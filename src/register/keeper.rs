@@ -98,7 +98,7 @@ impl Keeper<'_> {
         self.todo.extend(self.wanted.keys().cloned());
         let mut signs = tokio::time::interval(self.ttl / SIGNS);
         signs.reset();
-        let mut sign = 0;
+        let (mut sign, mut is_settled) = (0, false);
         loop {
             tokio::select! {
                 biased;
@@ -110,9 +110,10 @@ impl Keeper<'_> {
                     signs.reset();
                 }
                 Ok(()) = wanted.changed() => self.want(wanted),
-                () = std::future::ready(()), if !self.todo.is_empty() => {
+                () = std::future::ready(()), if !is_settled || !self.todo.is_empty() => {
                     self.write_some(&mut session).await?;
-                    if self.todo.is_empty() {
+                    is_settled = self.todo.is_empty();
+                    if is_settled {
                         if let Some(former) = former.take() {
                             session.end_former(former).await?;
                         }
@@ -329,7 +330,7 @@ mod tests {
         };
         let all = async { tokio::join!(keep(&config, TTL, wanted, &missing, &stop), looking) };
         tokio::select! {
-            _ = tokio::time::timeout(DEADLINE, all) => (),
+            outcome = tokio::time::timeout(DEADLINE, all) => assert!(outcome.is_ok(), "it does not end"),
             () = accept => (),
         }
         shared
@@ -365,6 +366,14 @@ mod tests {
             missing.wait_for(told).await.unwrap();
             with(store, |store| store.is_forbidden = false);
             until(store, "both are there", |store| store.keys.len() == 2).await;
+            missing.wait_for(|missing| missing.store.is_none()).await.unwrap();
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn nothing_is_missing_where_nothing_is_wanted() {
+        keep_while(Store::default(), 0, async |_, mut missing| {
             missing.wait_for(|missing| missing.store.is_none()).await.unwrap();
         })
         .await;
