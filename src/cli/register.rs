@@ -34,7 +34,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL", default_value = "docker://")]
     docker: String,
     /// Registers published ports, at this address of the host where they are published on all of them
-    #[arg(long, value_name = "IP", required_unless_present = "internal", conflicts_with = "internal")]
+    #[arg(long, value_name = "IP", required_unless_present = "internal", conflicts_with = "internal", value_parser = parse_host_ip)]
     host_ip: Option<IpAddr>,
     /// Registers the addresses and ports that containers have themselves
     #[arg(long)]
@@ -161,6 +161,13 @@ fn store(url: &str) -> Result<StoreConfig, Failure> {
     Ok(config.map_err(|error| format!("--to: {error}"))?)
 }
 
+fn parse_host_ip(text: &str) -> Result<IpAddr, String> {
+    match text.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => Err("nobody reaches a container there: say the address of this host that others reach".into()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
+}
+
 fn parse_ttl(text: &str) -> Result<humantime::Duration, String> {
     let ttl = parse_duration(text)?;
     if TTL_RANGE.contains(&ttl) { Ok(ttl.into()) } else { Err("it is from 2s to 10m".into()) }
@@ -183,5 +190,6 @@ mod tests {
             assert!(store(url).is_err(), "{url}");
         }
         assert!(parse_ttl("1s").is_err() && parse_ttl("soon").is_err() && parse_ttl("1m").is_ok());
+        assert!(parse_host_ip("0.0.0.0").is_err() && parse_host_ip("::").is_err() && parse_host_ip("::1").is_ok());
     }
 }

@@ -6,10 +6,11 @@
 //! | [`Layout::Registrator`] | `{prefix}/SERVICE/HOST:CONTAINER:PORT` | `10.0.0.1:49155` |
 //!
 //! A container's own `SERVICE_ID` takes the place of what is behind the service. Where two ports of one container are the same service,
-//! docker-register's keys have the port too: `{prefix}/SERVICE/CONTAINER:PORT`.
+//! docker-register's keys and such IDs have the port too: `{prefix}/SERVICE/CONTAINER:PORT`.
 //!
 //! Pure.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
@@ -52,27 +53,37 @@ impl Layout {
     pub fn entries(&self, prefix: &str, registrations: &[Registration]) -> (BTreeMap<String, Entry>, BTreeSet<String>) {
         let (mut entries, mut refused) = (BTreeMap::new(), BTreeSet::new());
         for registration in registrations {
-            let is_alike = |other: &&Registration| (&other.service, &other.container) == (&registration.service, &registration.container);
-            let is_alone = registrations.iter().filter(is_alike).count() == 1;
-            let id = registration.id.clone().unwrap_or_else(|| self.id(registration, is_alone));
-            let entry = Entry { value: self.value(registration), registration: registration.clone(), id };
-            match check(&entry) {
-                Ok(()) => {
-                    entries.insert(format!("{prefix}/{}/{}", registration.service, entry.id), entry);
+            let entry =
+                Entry { value: self.value(registration), registration: registration.clone(), id: self.id(registration, registrations) };
+            let key = format!("{prefix}/{}/{}", registration.service, entry.id);
+            let taken = check(&entry).and_then(|()| match entries.entry(key) {
+                Slot::Vacant(slot) => {
+                    slot.insert(entry);
+                    Ok(())
                 }
-                Err(trouble) => {
-                    refused.insert(format!("container {} as {}: {trouble}", registration.container, registration.service));
+                Slot::Occupied(slot) => {
+                    let other = &slot.get().registration.container;
+                    Err(format!("container {other} has the same SERVICE_ID `{}`: each needs one of its own", entry.id))
                 }
+            });
+            if let Err(trouble) = taken {
+                refused.insert(format!("container {} as {}: {trouble}", registration.container, registration.service));
             }
         }
         (entries, refused)
     }
 
-    fn id(&self, Registration { container, port, .. }: &Registration, is_alone: bool) -> String {
-        match self {
-            Self::DockerRegister if is_alone => container.clone(),
-            Self::DockerRegister => format!("{container}:{port}"),
-            Self::Registrator { host } => format!("{host}:{container}:{port}"),
+    /// What it says itself, or is called. With the port, where other ports of the container would be the same.
+    fn id(&self, registration: &Registration, all: &[Registration]) -> String {
+        let Registration { service, container, port, id, .. } = registration;
+        let is_like = |other: &&Registration| (&other.service, &other.container) == (service, container);
+        let is_alone = |is_same: &dyn Fn(&Registration) -> bool| all.iter().filter(is_like).filter(|other| is_same(other)).count() == 1;
+        match (id, self) {
+            (Some(id), _) if is_alone(&|other| other.id.as_ref() == Some(id)) => id.clone(),
+            (Some(id), _) => format!("{id}:{port}"),
+            (None, Self::DockerRegister) if is_alone(&|_| true) => container.clone(),
+            (None, Self::DockerRegister) => format!("{container}:{port}"),
+            (None, Self::Registrator { host }) => format!("{host}:{container}:{port}"),
         }
     }
 
@@ -152,6 +163,19 @@ mod tests {
         let layout = Layout::Registrator { host: "vm".into() };
         let expected = ["/services/web/own = 10.0.0.1:40080", "/services/web/vm:two:81 = 10.0.0.1:40081"];
         assert_eq!(written(&layout, &[own, registration("web", "two", 81)]), expected);
+    }
+
+    #[test]
+    fn no_one_takes_the_key_of_another_one() {
+        let named = |container: &str, port| Registration { id: Some("own".into()), ..registration("web", container, port) };
+        let all = [named("one", 80), named("two", 80), named("two", 81), named("x", 80)];
+        for layout in [Layout::DockerRegister, Layout::Registrator { host: "vm".into() }] {
+            let (entries, refused) = layout.entries("/services", &all);
+            let keys: Vec<_> = entries.iter().map(|(key, entry)| format!("{key} {}", entry.registration.container)).collect();
+            assert_eq!(keys, ["/services/web/own one", "/services/web/own:80 two", "/services/web/own:81 two"]);
+            let expected = "container x as web: container one has the same SERVICE_ID `own`: each needs one of its own";
+            assert_eq!(refused, BTreeSet::from([expected.to_owned()]));
+        }
     }
 
     #[test]

@@ -62,7 +62,11 @@ pub fn of(
     let (mut found, mut troubles) = (Vec::new(), BTreeSet::new());
     for (container, bearer) in containers.iter().zip(bearers(containers, stopping, engine)) {
         for instance in &bearer.instances {
-            for service in wanted(container, &bearer, instance, selection) {
+            let wanted = wanted(container, &bearer, instance, selection);
+            if wanted.is_empty() && matches!(selection, Selection::Labelled { .. }) {
+                troubles.extend(portless(&bearer, instance));
+            }
+            for service in wanted {
                 match instance.address(Some(service.port)) {
                     Ok(address) => found.push(registration(container, service, address)),
                     Err(trouble) => {
@@ -71,6 +75,11 @@ pub fn of(
                 }
             }
         }
+    }
+    if let Selection::One { container: name, .. } = selection
+        && !containers.iter().any(|container| container.name() == name)
+    {
+        troubles.insert(format!("container {name}: none of this name runs"));
     }
     found.sort_by(|one, other| (&one.service, &one.container, one.port).cmp(&(&other.service, &other.container, other.port)));
     if found.len() > REGISTRATIONS_MAX {
@@ -93,6 +102,20 @@ fn wanted(container: &Container, bearer: &Bearer, instance: &Instance, selection
         }
         Selection::One { .. } => Vec::new(),
     }
+}
+
+/// What is said to who has a name, and no port that it could be the name of.
+fn portless(bearer: &Bearer, instance: &Instance) -> Option<String> {
+    let said = |key| bearer.labels.get(key).or_else(|| bearer.variables.get(key)).filter(|value| !value.is_empty());
+    if !instance.ports.is_empty() || said("SERVICE_IGNORE").is_some() {
+        return None;
+    }
+    let trouble = match (&instance.trouble, instance.any_port) {
+        (Some(trouble), _) => trouble,
+        (None, Some(_)) => "no TCP port of it is known: SERVICE_80_NAME in the place of SERVICE_NAME says one",
+        (None, None) => "it publishes no TCP port",
+    };
+    Some(format!("{} as {}: {trouble}", bearer.title, said("SERVICE_NAME")?))
 }
 
 fn registration(container: &Container, service: Service, address: SocketAddr) -> Registration {
@@ -142,7 +165,11 @@ mod tests {
          "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "172.17.0.3"}}}},
         {"Id": "3", "Names": ["/sick"], "Image": "nginx", "State": "running", "Status": "Up 1 s (unhealthy)", "Labels": {"SERVICE_NAME": "shop"},
          "Ports": [{"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8082, "Type": "tcp"}]},
-        {"Id": "4", "Names": ["/hidden"], "Image": "nginx", "State": "running", "Labels": {"SERVICE_80_NAME": "hidden"}}]"#;
+        {"Id": "4", "Names": ["/hidden"], "Image": "nginx", "State": "running", "Labels": {"SERVICE_80_NAME": "hidden"}},
+        {"Id": "5", "Names": ["/silent"], "Image": "nginx", "State": "running", "Labels": {"SERVICE_NAME": "silent"}},
+        {"Id": "6", "Names": ["/ignored"], "Image": "nginx", "State": "running", "Labels": {"SERVICE_NAME": "x", "SERVICE_IGNORE": "1"}},
+        {"Id": "7", "Names": ["/host"], "Image": "nginx", "State": "running", "Labels": {"SERVICE_NAME": "host"},
+         "HostConfig": {"NetworkMode": "host"}}]"#;
 
     fn check(address: AddressChoice, selection: &Selection, stopping: &[&str], expected: &[&str]) -> BTreeSet<String> {
         let engine = DockerConfig { address, host_address: Some([10, 0, 0, 9].into()), ..DockerConfig::default() };
@@ -158,7 +185,12 @@ mod tests {
     fn those_that_say_so_are_registered_where_they_are_published() {
         let labelled = Selection::Labelled { is_all: false };
         let troubles = check(AddressChoice::Published, &labelled, &[], &["shop-443 web:443 10.0.0.7:8443", "shop-80 web:80 10.0.0.9:8080"]);
-        assert_eq!(troubles, BTreeSet::from(["container hidden as hidden: port 80 is not published, nor is any other".to_owned()]));
+        let expected = [
+            "container hidden as hidden: port 80 is not published, nor is any other",
+            "container host as host: no TCP port of it is known: SERVICE_80_NAME in the place of SERVICE_NAME says one",
+            "container silent as silent: it publishes no TCP port",
+        ];
+        assert_eq!(troubles, expected.map(str::to_owned).into());
         check(AddressChoice::Published, &labelled, &["1"], &[]);
         let inside = ["shop-443 web:443 172.17.0.2:443", "shop-80 web:80 172.17.0.2:80", "shop-9000 web:9000 172.17.0.2:9000"];
         check(AddressChoice::Internal, &labelled, &[], &inside);
@@ -175,7 +207,8 @@ mod tests {
     fn one_is_registered_whatever_it_says() {
         let one = |container: &str, port| Selection::One { container: container.into(), port, service: "apache-A".into() };
         check(AddressChoice::Published, &one("plain", 80), &[], &["apache-A plain:80 10.0.0.9:8081"]);
-        check(AddressChoice::Published, &one("none", 80), &[], &[]);
+        let troubles = check(AddressChoice::Published, &one("none", 80), &[], &[]);
+        assert_eq!(troubles, ["container none: none of this name runs".to_owned()].into());
         let troubles = check(AddressChoice::Published, &one("plain", 81), &[], &[]);
         assert_eq!(troubles.len(), 1);
     }
