@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use etcd_client::{Permission, PermissionType};
+use etcd_client::{Permission, PermissionType, PutOptions};
 use hdrhistogram::Histogram;
 use nuncio::config::providers::{ClientTls, EtcdConfig};
 use nuncio::config::{Pem, Snapshot};
@@ -197,6 +197,27 @@ async fn an_expired_lease_removes_its_endpoint() {
     let observed = observe(&etcd);
     observed.until("both", |snapshot| endpoints(snapshot, "api").len() == 2).await;
     observed.until("the other one", |snapshot| endpoints(snapshot, "api") == ["10.0.0.1:80"]).await;
+}
+
+/// Keys of one registrar: what it deletes is gone, however much of it, and what goes with its lease is held.
+#[tokio::test]
+async fn what_a_registrar_deletes_is_not_taken_for_a_lease_that_ended() {
+    let etcd = Etcd::start().await;
+    let mut writer = etcd.writer().await;
+    let lease = writer.0.lease_grant(600, None).await.expect("etcd grants a lease").id();
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let options = PutOptions::new().with_lease(lease);
+        writer.0.put(format!("/nuncio/upstreams/{name}"), "{}", Some(options)).await.expect("etcd takes a key");
+    }
+    let observed = observe(&etcd);
+    observed.until("all", |snapshot| upstreams(snapshot).len() == 8).await;
+    for name in ["a", "b", "c", "d", "e"] {
+        writer.delete(&format!("/nuncio/upstreams/{name}")).await;
+    }
+    observed.within(SOON, "what was deleted is gone", |snapshot| upstreams(snapshot) == ["f", "g", "h"]).await;
+    writer.0.lease_revoke(lease).await.expect("etcd ends a lease");
+    observed.until_status("the rest is held", |status| status.held.is_some()).await;
+    assert_eq!(upstreams(&observed.feed().latest().expect("a snapshot")), ["f", "g", "h"]);
 }
 
 #[tokio::test]

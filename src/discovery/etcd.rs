@@ -8,7 +8,7 @@
 //!
 //! * **A transaction is one snapshot.** etcd puts all events of a revision into one response, because fragments are not asked for.
 //! * **A deletion is real**, of a key, or of the whole prefix. A cluster that cannot be reached deletes nothing. What is missing from a list
-//!   after the history was lost is only [inferred](Removals::Inferred) to be gone, and so is a key that was bound to a lease: it may have
+//!   after the history was lost is only [inferred](Removals::Inferred) to be gone, and so are keys whose lease has no others: it may have
 //!   ended with those of many others that could not reach the cluster either.
 //! * **Each connection starts with a list.** The watch is not resumed where the last one broke off: a cluster that was restored from a
 //!   backup keeps its id, and may have overtaken our revision by then, with another history.
@@ -19,11 +19,11 @@
 //! * **One member at a time.** Each attempt connects to the next of [`EtcdConfig::endpoints`], and lists and watches there. Requests carry
 //!   `hasleader`, so that a member that lost its cluster refuses them instead of keeping quiet.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Instant;
 
+use super::etcd_leases::Leases;
 pub use super::etcd_session::{CALL_TIMEOUT, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT};
 use super::etcd_session::{Cursor, Event, EventType, Failure, Heard, KeyValue, Session};
 use super::keyring::Keyring;
@@ -42,8 +42,8 @@ pub struct EtcdProvider {
     /// The number of the attempt, which says whose turn it is among the endpoints.
     turn: usize,
     tree: Tree,
-    /// The keys that are gone with a lease: whoever wrote them may have been cut off, rather than have left.
-    leased: HashSet<Box<[u8]>>,
+    /// The keys that end with a lease: whoever wrote them may be cut off, rather than leave.
+    leases: Leases,
     /// How far `tree` has got. None while it is not known to be what the store held at any one revision.
     cursor: Option<Cursor>,
 }
@@ -60,7 +60,7 @@ impl EtcdProvider {
     #[must_use]
     pub fn new(name: Name, config: EtcdConfig) -> Self {
         let tree = Tree::with_layout(&config.prefix, name.clone(), config.layout()).with_keys(Keyring::source(config.keyring.as_ref()));
-        Self { name, config, turn: 0, tree, leased: HashSet::new(), cursor: None }
+        Self { name, config, turn: 0, tree, leases: Leases::default(), cursor: None }
     }
 
     async fn run(&mut self, publisher: &dyn Publisher) -> Result<(), ProviderError> {
@@ -88,8 +88,8 @@ impl EtcdProvider {
         // Taken away while the tree is in between, so that a panic in there leaves no cursor behind.
         self.cursor = None;
         self.tree.replace(pairs.iter().map(pair));
-        self.leased.clear();
-        pairs.iter().for_each(|kv| self.note_lease(kv));
+        self.leases.clear();
+        pairs.iter().for_each(|kv| self.leases.put(kv.key(), kv.lease()));
         self.cursor = Some(cursor);
         self.publish(cursor, Removals::Inferred, publisher);
         Ok(())
@@ -129,7 +129,7 @@ impl EtcdProvider {
                 self.cursor = Some(cursor);
                 return Err(Failure::Canceled(response.cancel_reason().to_owned()));
             }
-            (is_changed, removals) = self.take_over(response.events(), &mut cursor);
+            (is_changed, removals) = self.take_over(response.events(), &mut cursor, publisher);
         }
         is_changed |= self.tree.open_again();
         self.cursor = Some(cursor);
@@ -141,36 +141,42 @@ impl EtcdProvider {
         Ok(Next::Watch)
     }
 
-    /// Whether that changes anything, and whether all that is gone was deleted. The cursor moves with the events only: the revision in the
-    /// header may be ahead of events that are still to come.
-    fn take_over(&mut self, events: &[Event], cursor: &mut Cursor) -> (bool, Removals) {
+    /// Whether that changes anything that is not published yet, and whether all that is gone was deleted. What was deleted before something
+    /// else was gone is published by itself. The cursor moves with the events only: the revision in the header may be ahead of events that
+    /// are still to come.
+    fn take_over(&mut self, events: &[Event], cursor: &mut Cursor, publisher: &dyn Publisher) -> (bool, Removals) {
         let (mut is_changed, mut removals) = (false, Removals::Explicit);
-        for event in events {
-            let Some(kv) = event.kv() else { continue };
-            is_changed |= match event.event_type() {
-                EventType::Put => {
-                    self.note_lease(kv);
-                    self.tree.put(pair(kv))
+        let revision = |event: &Event| event.kv().map(KeyValue::mod_revision);
+        for events in events.chunk_by(|one, other| revision(one) == revision(other)) {
+            if self.note_leases(events) && removals == Removals::Explicit {
+                if std::mem::take(&mut is_changed) {
+                    self.publish(*cursor, Removals::Explicit, publisher);
                 }
-                EventType::Delete => {
-                    // The event is the same, whether the lease ended or someone deleted the key.
-                    if self.leased.remove(kv.key()) {
-                        removals = Removals::Inferred;
-                    }
-                    self.tree.delete(kv.key())
-                }
-            };
-            cursor.revision = cursor.revision.max(kv.mod_revision());
+                removals = Removals::Inferred;
+            }
+            for event in events {
+                let Some(kv) = event.kv() else { continue };
+                is_changed |= match event.event_type() {
+                    EventType::Put => self.tree.put(pair(kv)),
+                    EventType::Delete => self.tree.delete(kv.key()),
+                };
+                cursor.revision = cursor.revision.max(kv.mod_revision());
+            }
         }
         (is_changed, removals)
     }
 
-    fn note_lease(&mut self, kv: &KeyValue) {
-        if kv.lease() != 0 {
-            self.leased.insert(kv.key().into());
-        } else if !self.leased.is_empty() {
-            self.leased.remove(kv.key());
+    /// Notes the leases of a revision's keys. Whether one of them may have ended with it.
+    fn note_leases(&mut self, events: &[Event]) -> bool {
+        let mut left = Vec::new();
+        for event in events {
+            let Some(kv) = event.kv() else { continue };
+            match event.event_type() {
+                EventType::Put => self.leases.put(kv.key(), kv.lease()),
+                EventType::Delete => left.extend(self.leases.delete(kv.key())),
+            }
         }
+        left.into_iter().any(|lease| !self.leases.lives(lease))
     }
 
     fn publish(&self, cursor: Cursor, removals: Removals, publisher: &dyn Publisher) {

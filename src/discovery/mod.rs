@@ -45,6 +45,7 @@ pub mod etcd;
 pub mod etcd2;
 mod etcd2_mirror;
 mod etcd_cell;
+mod etcd_leases;
 pub(crate) mod etcd_session;
 pub mod feed;
 pub mod file;
