@@ -279,10 +279,27 @@ async fn a_command_line_without_sense_is_told_apart_from_a_failure() {
         (&["register"], "--host-ip"),
         (&["register", "--internal", "--container", "web"], "--port"),
         (&["register", "--internal", "--ttl", "1s"], "from 2s"),
+        (&["register", "--host-ip", "::"], "nobody reaches a container there"),
     ] {
         let (code, _, stderr) = finish(arguments).await;
         assert!(code == 2 && stderr.contains(expected) && !stderr.contains("geheim"), "{arguments:?}: {code} {stderr}");
     }
+}
+
+/// A disk that is full is told; a reader that has seen enough is not.
+#[tokio::test]
+async fn what_cannot_be_printed_is_a_failure() {
+    let to = async |stdout: Stdio| {
+        let child = nuncio(&["completions", "bash"]).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        child.wait_with_output().await.unwrap()
+    };
+    let output = to(std::fs::File::options().write(true).open("/dev/full").unwrap().into()).await;
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && stderr.contains("standard output: No space left on device"), "{stderr}");
+    let (closed, pipe) = std::io::pipe().unwrap();
+    drop(closed);
+    let output = to(pipe.into()).await;
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
 }
 
 #[tokio::test]

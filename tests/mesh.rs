@@ -178,8 +178,10 @@ async fn the_page_does_what_it_says() {
         }
     }
     // A second mesh in its place is refused, and the token of the first is left alone.
-    let again = format!("nuncio mesh init --store etcd://{etcd_at} --out mesh.token 2>&1 || true");
-    assert!(finish(&again, at).await.contains("there is a mesh at /nuncio-mesh"));
+    let again = async |out| finish(&format!("nuncio mesh init --store etcd://{etcd_at} --out {out} 2>&1 || true"), at).await;
+    assert!(again("another.token").await.contains("there is a mesh at /nuncio-mesh"));
+    assert!(again("mesh.token").await.contains("mesh.token is there already"));
+    assert!(!at.join("another.token").exists());
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(at.join("mesh.token")).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     let token = mesh::read_token(&nuncio::config::providers::Join::from(at.join("mesh.token").to_str().unwrap().to_owned())).unwrap();
@@ -200,6 +202,31 @@ async fn the_page_does_what_it_says() {
     for instance in instances {
         instance.end().await;
     }
+}
+
+/// What opens a mesh is safe before the mesh depends on it, and else it is said.
+#[tokio::test]
+async fn no_token_is_lost() {
+    let etcd = Etcd::start().await;
+    let directory = TempDir::new().unwrap();
+    let at = directory.path();
+    let init = format!("nuncio mesh init --store etcd://{}/", etcd.address());
+    finish(&format!("{init}a --out mesh.token"), at).await;
+    std::fs::create_dir(at.join("folder")).unwrap();
+    for out in ["/proc/nowhere/mesh.token", "folder", "/dev/full"] {
+        let said = finish(&format!("nuncio mesh rotate --join mesh.token --new-token --out {out} 2>&1 && exit 1; [ $? = 1 ]"), at).await;
+        assert!(said.contains(&format!("{out}: ")), "{said}");
+        finish("nuncio mesh issue x --join mesh.token", at).await;
+    }
+    let lines = [format!("{init}b"), "nuncio mesh rotate --join mesh.token --new-token".to_owned()];
+    for line in lines {
+        let said = finish(&format!("{line} 2>&1 >/dev/full && exit 1; [ $? = 1 ]"), at).await;
+        assert!(said.contains("The token cannot be written"), "{said}");
+        std::fs::write(at.join("said.token"), said.lines().last().unwrap()).unwrap();
+        finish("nuncio mesh issue x --join said.token", at).await;
+    }
+    let left: Vec<_> = std::fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".partial")), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -47,8 +47,8 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     if args.json {
         say_json(&Report { is_valid: !checked.has_errors(), summary: checked.summary, problems: &checked.problems })?;
     } else {
-        say(&render(&checked.problems, is_colored()));
-        say(&format!("{}: {}\n", args.file.display(), sentence(&checked)));
+        say(&render(&checked.problems, is_colored()))?;
+        say(&format!("{}: {}\n", args.file.display(), sentence(&checked)))?;
     }
     if checked.has_errors() { Err(Failure::Told) } else { Ok(()) }
 }

@@ -43,13 +43,16 @@ pub(super) struct Question {
 
 impl Question {
     /// Asks at this path, and prints the answer as JSON, or as `draw` does.
-    pub(super) fn ask<T: DeserializeOwned + serde::Serialize>(&self, path: &str, draw: impl FnOnce(&T)) -> Result<(), Failure> {
+    pub(super) fn ask<T: DeserializeOwned + serde::Serialize>(
+        &self,
+        path: &str,
+        draw: impl FnOnce(&T) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let answer: T = self.instance.ask(path)?.1;
         if self.json {
             return super::output::say_json(&answer);
         }
-        draw(&answer);
-        Ok(())
+        draw(&answer)
     }
 }
 

@@ -20,6 +20,5 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "nuncio", &mut script);
-    output::say(&String::from_utf8(script)?);
-    Ok(())
+    output::say(&String::from_utf8(script)?)
 }

@@ -52,9 +52,9 @@ async fn demo(port: u16) -> Result<(), Failure> {
         return Err(Failure::Message(super::check::render(&server.status().problems(), output::is_stderr_colored())));
     };
     if port != 0 && proxy.port() != port {
-        say(&format!("Port {port} is taken; the demo is on port {} instead.\n\n", proxy.port()));
+        say(&format!("Port {port} is taken; the demo is on port {} instead.\n\n", proxy.port()))?;
     }
-    say(&screen(proxy, server.admin_addr().unwrap_or(ADMIN), switchboard.address, &endpoints));
+    say(&screen(proxy, server.admin_addr().unwrap_or(ADMIN), switchboard.address, &endpoints))?;
     signals.end().await;
     server.shutdown().await;
     switchboard.stop().await;

@@ -36,8 +36,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 
 fn conclude<'a>(is_ready: bool, missing: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
     if is_ready {
-        say("ready\n");
-        return Ok(());
+        return say("ready\n");
     }
     complain("not ready:\n");
     missing.for_each(|missing| complain(&format!("  {missing}\n")));

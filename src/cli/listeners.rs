@@ -21,7 +21,7 @@ pub(super) struct Args {
 /// Asks, and draws.
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     args.question.ask("/api/v1/table", |table: &TableView| {
-        say_table(&["listener", "address", "protocol", "tls", "state"], table.listeners.iter().map(row));
+        say_table(&["listener", "address", "protocol", "tls", "state"], table.listeners.iter().map(row))
     })
 }
 

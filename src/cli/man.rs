@@ -24,8 +24,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(Cli::command()).render(&mut page)?;
-            output::say(&String::from_utf8(page)?);
-            Ok(())
+            output::say(&String::from_utf8(page)?)
         }
     }
 }

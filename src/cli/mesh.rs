@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nuncio::config::parse_duration;
-use nuncio::discovery::keep::write_private;
+use nuncio::discovery::keep::PrivateFile;
 use nuncio::discovery::mesh::{self, CA_LIFE, LIFE_MIN, read_token};
+use zeroize::Zeroizing;
 
 use super::Failure;
-use super::output::{complain, say};
+use super::output::{complain, write_out};
 
 /// Make, change and use a mesh: instances that know each other by mutual TLS
 #[derive(clap::Args)]
@@ -64,15 +65,27 @@ struct Out {
 }
 
 impl Out {
-    fn tell(&self, token: &mesh::Token) -> Result<(), Failure> {
-        let line = format!("{}\n", *token.text());
-        match &self.out {
-            Some(path) => write(path, &line),
-            None => {
-                say(&line);
-                Ok(())
-            }
-        }
+    /// Makes sure that the token can be written, before anything depends on it.
+    fn prepare(&self) -> Result<TokenOut, Failure> {
+        self.out.as_ref().map(|path| prepare(path)).transpose().map(TokenOut)
+    }
+}
+
+/// Where a token goes. None: to standard output.
+struct TokenOut(Option<PrivateFile>);
+
+impl TokenOut {
+    /// Writes the token that nobody has yet and without which the mesh is lost: if need be, to standard error.
+    fn tell(self, token: &mesh::Token) -> Result<(), Failure> {
+        let line = Zeroizing::new(format!("{}\n", *token.text()));
+        let written = match self.0 {
+            Some(file) => file.finish(&[line.as_bytes()]),
+            None => write_out(line.as_bytes()),
+        };
+        written.map_err(|error| {
+            complain(&format!("The token cannot be written: {error}. Keep it from here, for it alone opens the mesh:\n{}", *line));
+            Failure::Told
+        })
     }
 }
 
@@ -140,20 +153,28 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let runtime = super::runtime()?;
     match &args.command {
         Command::Init(init) => {
+            if let Some(path) = init.out.out.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
+                let path = path.display();
+                return Err(Failure::Message(format!(
+                    "--out: {path} is there already, perhaps with the token of another mesh: name another file"
+                )));
+            }
+            let out = init.out.prepare()?;
             let token = runtime.block_on(mesh::create(&init.store, &init.trust_domain, init.life))?;
             complain("The mesh is made. Start instances with --join and its token, or with a file that holds it.\n");
             if ["127.0.0.1", "localhost", "[::1]"].iter().any(|here| init.store.contains(here)) {
                 complain("warning: it names a store on this host by an address that other hosts cannot reach\n");
             }
-            init.out.tell(&token)?;
+            out.tell(&token)?;
         }
         Command::Rotate(rotate) => {
+            let out = rotate.new_token.then(|| rotate.out.prepare()).transpose()?;
             let token = runtime.block_on(mesh::rotate(&rotate.member.token()?, rotate.overlap, rotate.new_token))?;
             let at = |after: Duration| humantime::format_rfc3339_seconds(SystemTime::now() + after);
             let (signs, ends) = (at(rotate.overlap / 2), at(rotate.overlap));
             complain(&format!("The mesh has a new CA, which signs from {signs} on. What those before signed ends at {ends}.\n"));
-            if rotate.new_token {
-                rotate.out.tell(&token)?;
+            if let Some(out) = out {
+                out.tell(&token)?;
             }
         }
         Command::Issue(issue) => {
@@ -168,8 +189,15 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let written = std::path::absolute(path).and_then(|path| write_private(&path, &[text.as_bytes()]));
-    written.map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
+    prepare(path)?.finish(&[text.as_bytes()]).map_err(|error| about(path, &error))
+}
+
+fn prepare(path: &Path) -> Result<PrivateFile, Failure> {
+    std::path::absolute(path).and_then(|path| PrivateFile::create(&path)).map_err(|error| about(path, &error))
+}
+
+fn about(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Message(format!("{}: {error}", path.display()))
 }
 
 fn parse_trust_domain(text: &str) -> Result<String, String> {

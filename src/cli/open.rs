@@ -1,13 +1,12 @@
 //! `nuncio open`: what is in a sealed value.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use nuncio::config::providers::KeyringConfig;
 use nuncio::discovery::keyring;
 
 use super::Failure;
-use super::output::read_bounded;
+use super::output::{read_bounded, say_bytes};
 
 /// The largest sealed value, in bytes: what fits into a store, and some more for line breaks.
 const SEALED_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -39,6 +38,5 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let keys = keyring::load(&keyring)?;
     let sealed = read_bounded(&args.file, SEALED_BYTES_MAX)?;
     let value = keys.open(&sealed).map_err(|error| format!("{}: {error}", args.file.display()))?;
-    let mut output = std::io::stdout().lock();
-    Ok(output.write_all(&value).and_then(|()| output.flush())?)
+    say_bytes(&value)
 }

@@ -5,10 +5,28 @@ use std::path::Path;
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Row, Table, presets};
 
+use super::Failure;
+
 /// Writes to standard output. When nobody reads any more there is nobody to tell.
-pub(super) fn say(text: &str) {
+///
+/// # Errors
+/// It cannot be written to: a disk is full.
+pub(super) fn say(text: &str) -> Result<(), Failure> {
+    say_bytes(text.as_bytes())
+}
+
+/// The same for what may be no text.
+pub(super) fn say_bytes(content: &[u8]) -> Result<(), Failure> {
+    match write_out(content) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Failure::Message(format!("standard output: {error}"))),
+    }
+}
+
+/// Writes all of it to standard output.
+pub(super) fn write_out(content: &[u8]) -> io::Result<()> {
     let mut output = io::stdout().lock();
-    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+    output.write_all(content).and_then(|()| output.flush())
 }
 
 /// Writes to standard error.
@@ -17,9 +35,8 @@ pub(super) fn complain(text: &str) {
 }
 
 /// Writes a value to standard output as JSON.
-pub(super) fn say_json(value: &impl serde::Serialize) -> Result<(), super::Failure> {
-    say(&format!("{}\n", serde_json::to_string_pretty(value)?));
-    Ok(())
+pub(super) fn say_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    say(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
 /// Reads a file, or standard input for `-`, of at most `bytes_max` bytes.
@@ -62,7 +79,7 @@ pub(super) enum Tone {
 }
 
 /// Writes a table with a header to standard output.
-pub(super) fn say_table(header: &[&str], rows: impl IntoIterator<Item = Vec<(String, Tone)>>) {
+pub(super) fn say_table(header: &[&str], rows: impl IntoIterator<Item = Vec<(String, Tone)>>) -> Result<(), Failure> {
     let mut table = Table::new();
     let is_terminal = io::stdout().is_terminal();
     let arrangement = if is_terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
@@ -78,7 +95,7 @@ pub(super) fn say_table(header: &[&str], rows: impl IntoIterator<Item = Vec<(Str
         column.set_padding((0, 2));
     });
     let lines: Vec<String> = table.lines().map(|line| format!("{}\n", line.trim_end())).collect();
-    say(&lines.concat());
+    say(&lines.concat())
 }
 
 fn cell(text: &str, tone: Tone) -> Cell {

@@ -23,8 +23,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     args.question.ask("/api/v1/table", |table: &TableView| {
         for problem in &table.problems {
-            say(&format!("{}\n\n", problem.text));
+            say(&format!("{}\n\n", problem.text))?;
         }
-        say(&format!("{} (generation {})\n", count(table.problems.len(), "problem"), table.generation));
+        say(&format!("{} (generation {})\n", count(table.problems.len(), "problem"), table.generation))
     })
 }

@@ -21,7 +21,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
     args.question.ask("/api/v1/table", |table: &TableView| {
         let header = ["provider", "state", "revision", "last contact", "last change", "lag", "rejected", "restarts"];
-        say_table(&header, table.providers.iter().map(row));
+        say_table(&header, table.providers.iter().map(row))
     })
 }
 

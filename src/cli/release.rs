@@ -37,8 +37,7 @@ fn release(instance: &Instance, provider: &str) -> Result<(), Failure> {
     say(&match released {
         true => format!("{provider}: what was held is let go\n"),
         false => format!("{provider}: nothing was held\n"),
-    });
-    Ok(())
+    })
 }
 
 fn show(instance: &Instance) -> Result<(), Failure> {
@@ -48,7 +47,6 @@ fn show(instance: &Instance) -> Result<(), Failure> {
         true => say("nothing is held\n"),
         false => say(&held.concat()),
     }
-    Ok(())
 }
 
 fn describe(provider: &str, held: &HeldView) -> String {

@@ -23,12 +23,12 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     args.question.ask("/api/v1/routes", draw)
 }
 
-fn draw(answer: &RoutesView) {
+fn draw(answer: &RoutesView) -> Result<(), Failure> {
     let header = ["route", "match", "priority", "listeners", "middlewares", "upstream", "state", "from"];
     say_table(
         &header,
         answer.routes.iter().map(route).chain(answer.tcp_routes.iter().map(tcp_route)).chain(answer.udp_routes.iter().map(udp_route)),
-    );
+    )
 }
 
 fn route(route: &RouteView) -> Vec<(String, Tone)> {

@@ -33,6 +33,5 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let ring = read_bounded(&args.key, KEYRING_BYTES_MAX)?;
     let recipients = Recipients::parse(&ring, SystemTime::now()).map_err(|error| format!("{}: {error}", args.key.display()))?;
     let value = read_bounded(&args.file, OPENED_BYTES_MAX)?;
-    say(&format!("{}\n", recipients.seal(&value)?));
-    Ok(())
+    say(&format!("{}\n", recipients.seal(&value)?))
 }

@@ -23,9 +23,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     args.question.ask("/api/v1/upstreams", draw)
 }
 
-fn draw(answer: &UpstreamsView) {
+fn draw(answer: &UpstreamsView) -> Result<(), Failure> {
     let header = ["upstream", "balance", "sticky", "endpoint", "id", "weight", "health", "in flight", "last change"];
-    say_table(&header, answer.upstreams.iter().flat_map(rows));
+    say_table(&header, answer.upstreams.iter().flat_map(rows))
 }
 
 /// One row per endpoint; one for an upstream without any.

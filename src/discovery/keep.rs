@@ -120,29 +120,58 @@ fn new_key(path: &Path) -> io::Result<[u8; StickyKey::BYTES]> {
 /// Writes a file that only we may read; whole or not at all.
 ///
 /// # Errors
-/// When the file or its directory cannot be written.
+/// When the file or its directory cannot be written, or something is in its place that is no file.
 pub fn write_private(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir)?;
-    // Of a process that runs beside us it is another file.
-    let partial = path.with_extension(format!("{}.partial", std::process::id()));
-    let written = write_synced(&partial, parts).and_then(|()| std::fs::rename(&partial, path));
-    if let Err(error) = written {
-        let _ = std::fs::remove_file(partial);
-        return Err(error);
-    }
-    // So that the new name outlasts a power failure too.
-    std::fs::File::open(dir)?.sync_all()
+    PrivateFile::create(path)?.finish(parts)
 }
 
-fn write_synced(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    for part in parts {
-        file.write_all(part)?;
+/// A file that only we may read, made beside the place that it takes once it is whole.
+#[derive(Debug)]
+pub struct PrivateFile {
+    file: std::fs::File,
+    partial: PathBuf,
+    path: PathBuf,
+}
+
+impl PrivateFile {
+    /// Makes sure that the file can be written.
+    ///
+    /// # Errors
+    /// As with [`write_private`].
+    pub fn create(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        match std::fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("what is there is no regular file, and stays")),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?,
+        }
+        // Of a process that runs beside us it is another file.
+        let partial = path.with_extension(format!("{}.partial", std::process::id()));
+        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        Ok(Self { file, partial, path: path.to_path_buf() })
     }
-    file.sync_all()
+
+    /// Writes it, and puts it in its place.
+    ///
+    /// # Errors
+    /// When the disk is full, and the like. What was there before is still there then.
+    pub fn finish(mut self, parts: &[&[u8]]) -> io::Result<()> {
+        use std::io::Write;
+        for part in parts {
+            self.file.write_all(part)?;
+        }
+        self.file.sync_all()?;
+        std::fs::rename(&self.partial, &self.path)?;
+        // So that the new name outlasts a power failure too.
+        std::fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Drop for PrivateFile {
+    fn drop(&mut self) {
+        // It is not there any more if it is in its place.
+        let _ = std::fs::remove_file(&self.partial);
+    }
 }
 
 /// Serves a provider from disk if its source cannot be read at the start, and keeps what it publishes, until `stop`.

@@ -18,7 +18,7 @@
 //! | [`marathon`] | apps of a Marathon, and their tasks |
 //! | [`mesh`] | our certificate among instances that know each other; [`encrypted`]: an upstream of another provider, by mutual TLS |
 //! | [`registrator_labels`], [`haproxy_labels`], [`hive_labels`] | labels that others made up; `conventions` reads them beside ours |
-//! | [`etcd`] | keys of an etcd v3 cluster; `etcd_session` speaks to a member |
+//! | [`etcd`] | keys of an etcd v3 cluster; `etcd_session` speaks to a member, `etcd_leases`: which keys go together |
 //! | [`etcd2`] | keys of an etcd v2 API; `etcd2_mirror`: what its events mean |
 //! | `http_client` | HTTP towards stores and APIs, for the providers that need it |
 //! | [`http_pull`] | a document that an HTTP server has |

@@ -110,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     let text = draft.render(&names.join(", "));
     match &args.output {
         Some(path) => std::fs::write(path, &text).map_err(|error| format!("{}: {error}", path.display()))?,
-        None => say(&text),
+        None => say(&text)?,
     }
     for finding in draft.findings() {
         complain(&format!("{finding}\n"));
