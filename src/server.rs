@@ -245,7 +245,10 @@ impl ServerBuilder {
 /// The key in this file, which is made if it is not there.
 fn kept_key(path: &Path) -> Result<StickyKey, String> {
     match std::fs::read_to_string(path) {
-        Ok(text) => text.trim().parse().map_err(|error: crate::routing::sticky::StickyError| error.to_string()),
+        Ok(text) => {
+            let damaged = |error: crate::routing::sticky::StickyError| format!("{error}; delete it, and another is made");
+            text.trim().parse().map_err(damaged)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let key = StickyKey::generate().map_err(|error| error.to_string())?;
             write_private(path, &[key.to_base64().as_bytes()]).map_err(|error| error.to_string())?;
@@ -435,5 +438,20 @@ impl Drop for Server {
         if self.control.is_some() {
             self.end();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_kept_and_a_damaged_one_says_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sticky.key");
+        let key = kept_key(&path).unwrap().to_base64();
+        assert_eq!(kept_key(&path).unwrap().to_base64(), key);
+        std::fs::write(&path, "damaged").unwrap();
+        assert!(kept_key(&path).unwrap_err().ends_with("delete it, and another is made"));
     }
 }
