@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::datagram;
 use crate::config::listen_address::ListenAddress;
@@ -207,8 +210,7 @@ fn local_port(socket: &ListenSocket) -> Option<u16> {
 
 /// Whether a machine without IPv6 says so.
 fn has_no_ipv6(error: &io::Error) -> bool {
-    let errno = rustix::io::Errno::from_io_error(error);
-    matches!(errno, Some(rustix::io::Errno::AFNOSUPPORT | rustix::io::Errno::ADDRNOTAVAIL))
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 fn bind_unix(path: &UnixPath, workers: usize) -> io::Result<Bound> {
@@ -221,7 +223,7 @@ fn bind_unix(path: &UnixPath, workers: usize) -> io::Result<Bound> {
     Ok(Bound { workers, address: ListenAddress::Unix(path.clone()), file })
 }
 
-fn listen_unix(address: &socket2::SockAddr) -> io::Result<UnixListener> {
+fn listen_unix(address: &SockAddr) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)?;
@@ -234,14 +236,15 @@ fn bind_file(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file of this name, which is no socket"));
         }
-        Ok(_) if UnixStream::connect(path).is_ok() => return Err(io::ErrorKind::AddrInUse.into()),
-        Ok(_) | Err(_) => {}
+        Ok(_) => check_dead(path)?,
+        Err(_) => {}
     }
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}", std::process::id()));
     let new = PathBuf::from(new);
     let _ = std::fs::remove_file(&new);
-    let socket = listen_unix(&socket2::SockAddr::unix(&new)?)?;
+    let (address, _directory) = address_of(&new)?;
+    let socket = listen_unix(&address)?;
     let file = std::fs::set_permissions(&new, PermissionsExt::from_mode(UNIX_MODE))
         .and_then(|()| std::fs::rename(&new, path))
         .and_then(|()| SocketFile::at(path));
@@ -252,6 +255,32 @@ fn bind_file(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
             Err(error)
         }
     }
+}
+
+/// That nobody has the socket at `path` any more, in any of the ways a socket can be had.
+///
+/// # Errors
+/// `AddrInUse` if somebody has it, or the system's, if it cannot be told.
+fn check_dead(path: &Path) -> io::Result<()> {
+    // Does not wait: whoever listens may have no room for more connections (EAGAIN).
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let Err(error) = socket.connect(&SockAddr::unix(path)?) else { return Err(io::ErrorKind::AddrInUse.into()) };
+    match Errno::from_io_error(&error) {
+        Some(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
+        // EPROTOTYPE: it is there, for datagrams or packets.
+        Some(Errno::AGAIN | Errno::PROTOTYPE) => Err(io::ErrorKind::AddrInUse.into()),
+        _ => Err(io::Error::new(error.kind(), format!("it cannot be told whether somebody listens there: {error}"))),
+    }
+}
+
+/// The address of `path`, also of one that is longer than an address may be. Then it leads through its directory, which must stay open.
+fn address_of(path: &Path) -> io::Result<(SockAddr, Option<OwnedFd>)> {
+    if let (Err(_), Some(directory), Some(name)) = (SockAddr::unix(path), path.parent(), path.file_name()) {
+        let directory = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let through = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+        return Ok((SockAddr::unix(through)?, Some(directory)));
+    }
+    Ok((SockAddr::unix(path)?, None))
 }
 
 /// The file of a unix socket of ours. Removed when this is dropped, unless another one has taken its place.
@@ -282,6 +311,8 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
     use super::*;
 
     fn tcp(address: &str) -> io::Result<Bound> {
@@ -366,6 +397,42 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(tcp(&address).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_unix_socket_that_somebody_has_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let taken = |path: &Path| tcp(&format!("unix:{}", path.display())).unwrap_err().kind();
+        // One that is too busy to accept.
+        let busy = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        busy.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        busy.listen(0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        assert_eq!(taken(&path), io::ErrorKind::AddrInUse);
+        drop(busy);
+        assert!(tcp(&format!("unix:{}", path.display())).is_ok());
+        // Those for datagrams and packets.
+        let _datagrams = UnixDatagram::bind(&path).unwrap();
+        assert_eq!(taken(&path), io::ErrorKind::AddrInUse);
+        let path = directory.path().join("p");
+        let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+        packets.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        packets.listen(1).unwrap();
+        assert_eq!(taken(&path), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_longest_path_that_can_be_written_can_be_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().join("d".repeat(104 - directory.path().as_os_str().len()));
+        std::fs::create_dir(&directory).unwrap();
+        let path = directory.join("s");
+        assert_eq!(path.as_os_str().len(), 107);
+        let bound = tcp(&format!("unix:{}", path.display())).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(bound);
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
     }
 
     #[test]
