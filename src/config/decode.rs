@@ -22,7 +22,7 @@ use super::snapshot::{Place, Section, UpstreamEntry};
 use super::source::Source;
 use super::{Endpoint, Entry, Origin, Problem, Snapshot, token};
 use crate::names::Name;
-use crate::rule::Rule;
+use crate::rule::{ConnectionRule, Rule};
 
 /// The largest file that is read, in bytes.
 pub const FILE_BYTES_MAX: usize = 64 * 1_024 * 1_024;
@@ -127,7 +127,7 @@ pub fn decode_json<T: DeserializeOwned>(text: &str, object: ObjectId, origin: Or
         let message = format!("the value has {} bytes, more than {JSON_BYTES_MAX}", text.len());
         return Err(Problem::error(message).about(object).at(origin));
     }
-    let result = Node::from_json(text).and_then(|node| decode_node(&node, text));
+    let result = Node::from_json(text).and_then(|node| decode_node(&node, text, Some(object.kind)));
     result.map_err(|error| problem_in(&Source::new(text), error).about(object).at(origin))
 }
 
@@ -146,18 +146,22 @@ pub fn decode_endpoint(text: &str, object: ObjectId, origin: Origin) -> Result<E
     })
 }
 
-/// One object. Its error knows the offending bytes of `text`.
-fn decode_node<T: DeserializeOwned>(node: &Node, text: &str) -> Result<T, DecodeError> {
-    T::deserialize(node).map_err(|error| within_rule(node.place(error), node, text))
+/// One object, of this `kind` if it has one. Its error knows the offending bytes of `text`.
+fn decode_node<T: DeserializeOwned>(node: &Node, text: &str, kind: Option<Kind>) -> Result<T, DecodeError> {
+    T::deserialize(node).map_err(|error| within_rule(node.place(error), node, text, kind))
 }
 
 /// An error of a route's rule, moved from the whole string to what is wrong inside it.
-fn within_rule(error: DecodeError, object: &Node, text: &str) -> DecodeError {
+fn within_rule(error: DecodeError, object: &Node, text: &str, kind: Option<Kind>) -> DecodeError {
     let rule = object.get("match").filter(|rule| error.span.as_ref() == Some(&rule.span));
     let (Some(rule), Some(value)) = (rule, rule.and_then(Node::as_str)) else {
         return error;
     };
-    let (Err(rule_error), Some(written)) = (Rule::parse(value), text.get(rule.span.clone())) else {
+    let rule_error = match kind {
+        Some(Kind::TcpRoute) => ConnectionRule::parse(value).err(),
+        _ => Rule::parse(value).err(),
+    };
+    let (Some(rule_error), Some(written)) = (rule_error, text.get(rule.span.clone())) else {
         return error;
     };
     let inside = token::locate(written, rule_error.span);
@@ -213,7 +217,7 @@ impl FileDecoder<'_> {
 
     fn server(&self, key: &Key, table: &Node, config: &mut FileConfig) {
         config.server_origin = Some(self.origin(key.span.start));
-        match decode_node(table, self.source.text()) {
+        match decode_node(table, self.source.text(), None) {
             Ok(server) => config.server = server,
             Err(error) => config.problems.push(self.problem(error)),
         }
@@ -249,7 +253,7 @@ impl FileDecoder<'_> {
     }
 
     fn entry<T: DeserializeOwned>(&self, object: ObjectId, key: &Key, node: &Node) -> Entry<T> {
-        let value = decode_node(node, self.source.text()).map_err(|error| self.problem(error).about(object));
+        let value = decode_node(node, self.source.text(), Some(object.kind)).map_err(|error| self.problem(error).about(object));
         Entry { origin: self.origin(key.span.start), value }
     }
 
@@ -379,6 +383,19 @@ upstream = 'a'
         check("[providers.etdc]\n", "unknown provider `etdc`", "[providers.etdc]", (1, 1));
         check("[providers.a]\ntype = 'etdc'", "unknown provider `etdc`", "'etdc'", (2, 8));
         check("[providers.etcd]\nendpoints = []", "`endpoints` needs at least one URL", "[]", (2, 13));
+    }
+
+    #[test]
+    fn rules_of_tcp_routes_are_about_connections() {
+        let rule = |rule: &str, message: &str, offending_text: &str, column| {
+            let text = format!("[tcp_routes.t]\nlistener = 'l'\nupstream = 'u'\nmatch = '{rule}'");
+            check(&text, message, offending_text, (4, column))
+        };
+        let problem = rule("Alpn(\"h2\") || Snii(\"x\")", "unknown predicate `Snii`", "Snii", 24);
+        assert_eq!(problem.help.as_deref(), Some("did you mean `Sni`?"));
+        let problem = rule("Path(\"/\")", "`Path` asks about a request, and this rule is about connections", "Path", 10);
+        assert_eq!(problem.help.as_deref(), Some("there are ClientIp, Sni, Alpn, ClientCert"));
+        rule("Sni()", "`Sni` takes at least 1 argument, found 0", "Sni()", 10);
     }
 
     #[test]
