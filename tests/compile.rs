@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
 use nuncio::config::listener::ListenerTls;
 use nuncio::config::problem::{Kind, Severity};
 use nuncio::config::snapshot::{Entry, Place, Section, UpstreamEntry};
 use nuncio::config::upstream::UpstreamTls;
-use nuncio::config::{Certificate, Endpoint, Listener, MiddlewareRef, Origin, Pem, Problem, Route, Snapshot, TcpRoute, UdpRoute, Upstream};
+use nuncio::config::{
+    Address, Certificate, Endpoint, Listener, MiddlewareRef, Origin, Pem, Problem, Route, Snapshot, TcpRoute, UdpRoute, Upstream,
+};
 use nuncio::metrics::Meter;
 use nuncio::middleware::Middleware;
 use nuncio::names::Name;
@@ -453,15 +455,36 @@ fn datagrams_are_not_sent_where_they_would_not_be_what_is_wanted() {
     upstream(&mut config, "dns", version(Version::V2));
     let fit = first(&config);
     assert!(fit.udp_routes["dns"].upstream().is_ok() && fit.problems.is_empty());
-    for (unfit, expected) in
-        [(encrypted, "upstream `dns` speaks TLS"), (version(Version::V1), "upstream `dns` has `proxy_protocol = \"v1\"`")]
-    {
+    let unix = || Endpoint::new(Address::parse("unix:/run/app.sock").unwrap());
+    let local = Upstream { endpoints: vec![unix()], ..Upstream::default() };
+    for (unfit, expected) in [
+        (encrypted, "upstream `dns` speaks TLS"),
+        (version(Version::V1), "upstream `dns` has `proxy_protocol = \"v1\"`"),
+        (local, "upstream `dns` has unix sockets as endpoints"),
+    ] {
         upstream(&mut config, "dns", unfit);
         let table = next(&config, &fit);
         assert!(table.udp_routes["dns"].upstream().unwrap_err().contains(expected));
         let problem = problem(&table, Kind::UdpRoute, "dns");
         assert!(problem.message.contains(expected) && problem.effect.as_ref().unwrap().contains("are dropped"), "{problem:?}");
     }
+    // One among others takes nothing away from them.
+    upstream(&mut config, "dns", Upstream { endpoints: vec![Endpoint::new(address(1)), unix()], ..Upstream::default() });
+    let table = next(&config, &fit);
+    assert!(table.udp_routes["dns"].upstream().is_ok());
+    assert!(problem(&table, Kind::UdpRoute, "dns").message.starts_with("endpoint `unix:/run/app.sock` of upstream `dns`"));
+}
+
+#[test]
+fn connections_that_wait_are_not_said_to_be_closed() {
+    let mut config = Snapshot::empty(Instant::now());
+    good(&mut config.listeners, "db", Listener::tcp(address(9).into()));
+    good(&mut config.tcp_routes, "db", TcpRoute::to(name("db"), name("db")));
+    let effect = |config: &Snapshot| problem(&first(config), Kind::TcpRoute, "db").effect.clone().unwrap();
+    assert_eq!(effect(&config), "connections that TCP route `db` takes are closed");
+    let waiting = TcpRoute { wait: Some(Duration::from_secs(10)), ..TcpRoute::to(name("db"), name("db")) };
+    good(&mut config.tcp_routes, "db", waiting);
+    assert_eq!(effect(&config), "connections that TCP route `db` takes wait 10s for it, and are closed then");
 }
 
 #[test]

@@ -83,9 +83,12 @@ pub struct TcpRouteView {
     /// Whether TLS is left to the endpoint although the listener terminates it.
     #[serde(default)]
     pub passthrough: bool,
-    /// Why they are closed at once.
+    /// Why they are closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<String>,
+    /// Whether they wait before that.
+    #[serde(default)]
+    pub waits: bool,
     /// Where it was read.
     pub origin: Origin,
     /// The generation of its last change.
@@ -158,6 +161,7 @@ impl TcpRouteView {
             upstream: route.value.upstream.clone(),
             passthrough: route.value.passthrough,
             closed: served.and_then(|served| closed(&served.target)),
+            waits: route.value.wait.is_some(),
             origin: route.origin.clone(),
             since_generation: route.since.generation,
             since_seconds: age(route.since.seen_at, Instant::now()),

@@ -134,6 +134,7 @@ impl Mutual {
 /// Runs until a signal ends it.
 pub(super) fn forward(args: &ForwardArgs) -> Result<(), Failure> {
     let name = Name::literal("forward");
+    check_datagrams(&args.to, &args.datagrams)?;
     let mutual = Mutual::new(&args.flags, &args.peer)?;
     let (mut listener, mut route) = (Listener::tcp(args.listen.clone()), TcpRoute::to(name.clone(), name.clone()));
     let endpoints = args.to.iter().cloned().map(Endpoint::new).collect();
@@ -192,6 +193,14 @@ fn run(flags: &settings::Flags, config: RoutingConfig, mutual: Option<Mutual>, p
     super::runtime()?.block_on(serve::until_signal(builder, &server, log))
 }
 
+/// That datagrams, if they are wanted, can be sent to all of `to`.
+fn check_datagrams(to: &[Address], datagrams: &DatagramArgs) -> Result<(), String> {
+    match to.iter().find(|address| matches!(address, Address::Unix(_))) {
+        Some(unix) if datagrams.udp => Err(format!("`{unix}` takes no datagrams: leave out --udp, or forward to an IP address")),
+        _ => Ok(()),
+    }
+}
+
 /// A listener, and the route of all its connections. With datagrams: the same for those, on the same address.
 fn leading_to(listener: Listener, name: &Name, route: TcpRoute, datagrams: &DatagramArgs) -> RoutingConfig {
     let mut config = RoutingConfig::default();
@@ -236,6 +245,13 @@ mod tests {
         for url in ["etcd://10.0.0.5:2379", "consul://10.0.0.5", "zookeeper://10.0.0.5/x"] {
             assert!(ProviderConfig::parse_url(&of(url)).is_ok(), "{url}");
         }
+    }
+
+    #[test]
+    fn datagrams_need_addresses_that_take_them() {
+        let check = |to: [&str; 2], udp| check_datagrams(&to.map(|to| Address::parse(to).unwrap()), &DatagramArgs { udp });
+        assert!(check(["10.0.0.1:53", "unix:/s"], true).unwrap_err().contains("`unix:/s` takes no datagrams"));
+        assert!(check(["10.0.0.1:53", "unix:/s"], false).is_ok() && check(["10.0.0.1:53", "a.test:53"], true).is_ok());
     }
 
     #[test]

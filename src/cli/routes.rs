@@ -53,7 +53,7 @@ fn tcp_route(route: &TcpRouteView) -> Vec<(String, Tone)> {
         plain(&route.listener),
         plain(if route.passthrough { "passthrough" } else { "" }),
         plain(&route.upstream),
-        state(route.closed.as_deref(), "closed"),
+        state(route.closed.as_deref(), if route.waits { "waiting" } else { "closed" }),
         faint(&route.origin),
     ]
 }

@@ -9,6 +9,7 @@ use rustls::server::danger::ClientCertVerifier;
 use super::certificates::{BySni, Certificate};
 use super::compile::Context;
 use super::conflict::Conflict;
+use super::endpoint::Endpoint;
 use super::identity::client_verifier;
 use super::in_order::InOrder;
 use super::index::{self, Index};
@@ -25,6 +26,7 @@ use crate::metrics::{RouteMetrics, TcpRouteMetrics, UdpRouteMetrics};
 use crate::middleware::{Middleware, Step};
 use crate::names::Name;
 use crate::proxy_protocol::Version;
+use crate::socket::SocketAddress;
 use crate::suggest;
 
 /// How many missing names are compared with those that are there. More of them are not misspelt: something is missing as a whole.
@@ -198,7 +200,11 @@ impl Linking<'_> {
         let target = self.target(Some(&config.upstream), &[]);
         if let Target::Closed(reason) = &target {
             let problem = Problem::error(&**reason).about(ObjectId::new(Kind::TcpRoute, name)).at(entry.origin.clone());
-            let problem = problem.effect(format!("connections that TCP route `{name}` takes are closed")).dangling();
+            let fate = match config.wait {
+                Some(wait) => format!("wait {} for it, and are closed then", humantime::format_duration(wait)),
+                None => "are closed".into(),
+            };
+            let problem = problem.effect(format!("connections that TCP route `{name}` takes {fate}")).dangling();
             let help = self.meant(&config.upstream, self.upstreams.keys());
             self.problems.push(Problem { help, ..problem });
         }
@@ -236,6 +242,12 @@ impl Linking<'_> {
             } else if let Some(reason) = unfit_for_datagrams(&target) {
                 self.problems.push(about(Problem::error(&*reason)).effect(effect));
                 target = Target::Closed(reason.into());
+            } else if let Some(unfit) = unix_endpoint(&target) {
+                let problem = Problem::error(format!(
+                    "endpoint `{unfit}` of upstream `{}` is a unix socket, which takes no datagrams",
+                    config.upstream
+                ));
+                self.problems.push(about(problem).effect("datagrams for it are dropped; other endpoints are unaffected"));
             }
             let before = self.previous.udp_routes.get(&config.listener).filter(|before| before.name == *name);
             routes.insert(config.listener.clone(), self.udp_route(name, config, target, before));
@@ -378,9 +390,22 @@ fn unfit_for_datagrams(target: &Target) -> Option<String> {
     let reason = match &*upstream.transport {
         Transport { tls: Some(_), .. } => "speaks TLS, which there is none of for datagrams",
         Transport { proxy_protocol: Some(Version::V1), .. } => "has `proxy_protocol = \"v1\"`, which has no form for datagrams: \"v2\" has",
+        _ if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(|endpoint| is_unix(endpoint)) => {
+            "has unix sockets as endpoints, which take no datagrams: give it IP addresses"
+        }
         _ => return None,
     };
     Some(format!("upstream `{}` {reason}", upstream.name))
+}
+
+/// The first endpoint of a target that no datagram can be sent to.
+fn unix_endpoint(target: &Target) -> Option<&SocketAddress> {
+    let Target::Upstream(upstream) = target else { return None };
+    upstream.endpoints.iter().find(|endpoint| is_unix(endpoint)).map(|endpoint| &endpoint.address)
+}
+
+fn is_unix(endpoint: &Endpoint) -> bool {
+    endpoint.address.ip().is_none()
 }
 
 fn changed<'a>(now: &Upstreams, before: &'a Upstreams) -> HashSet<&'a Name> {
