@@ -31,7 +31,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::config::Pem;
-use crate::config::providers::ClientTls;
+use crate::config::providers::{ClientTls, port_of};
 
 /// For a connection to be made, TLS included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -326,7 +326,7 @@ impl Target {
         let is_tls = uri.scheme_str() == Some("https");
         let authority = uri.authority().ok_or(Cause::NoHost)?;
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let port = port_of(authority, if is_tls { 443 } else { 80 }).ok_or(Cause::NoPort)?;
         Ok(Self { is_tls, host, port, authority: authority.as_str().to_owned() })
     }
 
@@ -434,6 +434,8 @@ impl HttpError {
 enum Cause {
     #[error("there is no host in it")]
     NoHost,
+    #[error("what follows its host is no port")]
+    NoPort,
     #[error("{0}")]
     Path(http::uri::InvalidUri),
     #[error("{0}")]

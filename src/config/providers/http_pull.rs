@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credentials;
 use super::tls::ClientTls;
-use super::url::Url;
+use super::url::{Url, has_usable_port};
 use crate::config::{Secret, duration};
 
 /// A whole configuration as in a file, which is asked for again and again.
@@ -15,7 +15,7 @@ use crate::config::{Secret, duration};
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// Where the document is: `"https://config.example.com/edge.toml"`. It is TOML or JSON, as its content type or else its name says. Redirects
-    /// are not followed. What is secret does not belong here, because the URL is shown.
+    /// are not followed. What is secret does not belong here, because the URL is shown, but for its query.
     pub url: String,
     /// The user of HTTP basic authentication. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +66,12 @@ impl HttpConfig {
         }
     }
 
+    /// The URL as it is shown: a query may be a signature.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        without_query(&self.url)
+    }
+
     /// Whether the settings go together.
     ///
     /// # Errors
@@ -78,9 +84,10 @@ impl HttpConfig {
             Some(authority) if authority.as_str().contains('@') => {
                 return Err("`url` has no user in it: say `username` and `password`, which are not shown".into());
             }
-            Some(_) if is_http => (),
+            Some(authority) if is_http && has_usable_port(authority) => (),
             _ => {
                 let shown = self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, host)| host);
+                let shown = without_query(shown);
                 return Err(format!("`{shown}` is not the URL of a document, such as \"https://config.example.com/edge.toml\""));
             }
         }
@@ -112,6 +119,10 @@ impl HttpConfig {
     }
 }
 
+fn without_query(url: &str) -> String {
+    url.split_once('?').map_or(url.to_owned(), |(before, _)| format!("{before}?…"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +131,7 @@ mod tests {
     fn a_url_may_name_who_asks() {
         let config = HttpConfig::parse_url("https", "me:geheim@host:99/a/edge.toml?x=1").unwrap();
         assert_eq!(config.parts(), ("https://host:99", "/a/edge.toml?x=1"));
+        assert_eq!(config.shown(), "https://host:99/a/edge.toml?…");
         assert_eq!((config.username.as_deref(), config.password.as_deref()), (Some("me"), Some("geheim")));
         assert!(!format!("{config:?}{}", serde_json::to_string(&config).unwrap()).contains("geheim"));
         let config = HttpConfig::parse_url("http", "geheim@host").unwrap();
@@ -135,6 +147,9 @@ mod tests {
             ("url = 'a/b'", "is not the URL of a document"),
             ("url = 'ftp://a/b'", "is not the URL of a document"),
             ("url = 'http://me:geheim@a/b'", "no user in it"),
+            ("url = 'http://a:99999/b'", "is not the URL of a document"),
+            ("url = 'http://a:99999/b?sig=geheim'", "is not the URL of a document"),
+            ("url = 'http://a:/b'", "is not the URL of a document"),
             ("url = 'http://me:geheim@'", "is not the URL of a document"),
             ("url = 'http://a?b=/c'", "needs a `/`"),
             ("url = 'http://a/b'\ntls = {}", "needs an https://"),

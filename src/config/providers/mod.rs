@@ -38,6 +38,7 @@ pub use self::marathon::{MarathonConfig, MarathonFormat};
 pub use self::mesh::{Join, MeshConfig, check_identity};
 pub use self::swarm::{NodeChoice, SwarmConfig};
 pub use self::tls::ClientTls;
+pub(crate) use self::url::port_of;
 pub use self::zookeeper::ZookeeperConfig;
 use super::deserialize::DecodeError;
 use super::node::Node;
@@ -249,6 +250,12 @@ mod tests {
             ("etcd://a,,b", "not the URL of an etcd member"),
             ("etcd://a//x", "not a prefix"),
             ("file://", "needs a path"),
+            ("etcd://me:geheim@127.0.0.1:99999", "is not the URL of an etcd member"),
+            ("etcd2://me:geheim@127.0.0.1:", "is not the URL of an etcd member"),
+            ("consul://geheim@127.0.0.1:85x0", "is not the URL of a Consul agent"),
+            ("zookeeper://me:geheim@127.0.0.1:99999", "is not a ZooKeeper server"),
+            ("marathon://me:geheim@127.0.0.1:99999", "is not the URL of a Marathon"),
+            ("https://me:geheim@127.0.0.1:99999/a", "is not the URL of a document"),
         ] {
             let error = ProviderConfig::parse_url(url).unwrap_err();
             assert!(error.contains(expected) && !error.contains("geheim"), "{url}: {error}");

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use http::uri::Authority;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer};
 
@@ -46,9 +47,21 @@ pub(super) fn with_port(host: &str, port: u16) -> String {
 pub(super) fn is_server(url: &str) -> bool {
     let uri: Option<http::Uri> = url.parse().ok();
     uri.is_some_and(|uri| {
-        let is_host = uri.authority().is_some_and(|authority| !authority.host().is_empty() && !authority.as_str().contains('@'));
+        let is_host = |authority: &Authority| !authority.host().is_empty() && !authority.as_str().contains('@');
+        let is_host = uri.authority().is_some_and(|authority| is_host(authority) && has_usable_port(authority));
         is_host && matches!(uri.scheme_str(), Some("http" | "https")) && matches!(uri.path(), "" | "/") && uri.query().is_none()
     })
+}
+
+/// The port of a URL's host, or `default` if there is none. None: what stands in its place is no port, and must not become the default.
+pub(crate) fn port_of(authority: &Authority, default: u16) -> Option<u16> {
+    let host = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, host)| host);
+    if host == authority.host() { Some(default) } else { authority.port_u16() }
+}
+
+/// Whether there is no port, or one that can be connected to.
+pub(super) fn has_usable_port(authority: &Authority) -> bool {
+    port_of(authority, 80).is_some_and(|port| port > 0)
 }
 
 /// Reads `endpoints`: at least one of `what`, each of which `check` takes.
@@ -106,4 +119,23 @@ fn has_port(host: &str) -> bool {
 fn decode(text: &str) -> Result<String, String> {
     let text = percent_decode_str(text).decode_utf8();
     text.map(Into::into).map_err(|_| "the user or password in the URL is not UTF-8 once it is decoded".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_port_is_not_the_default_one() {
+        let port = |authority: &'static str| port_of(&Authority::from_static(authority), 7);
+        assert_eq!(
+            [port("a"), port("me:x@a"), port("[::1]"), port("a:8"), port("me:9@[::1]:8")],
+            [Some(7), Some(7), Some(7), Some(8), Some(8)]
+        );
+        assert_eq!([port("a:99999"), port("a:"), port("8:x8"), port("a:a")], [None; 4]);
+        assert!(is_server("http://a") && is_server("https://a:1/"));
+        for url in ["http://a:99999", "http://a:23x79", "http://a:", "http://a:0", "http://a:a", "http://a:1/x", "http://me@a:1", "a:1"] {
+            assert!(!is_server(url), "{url}");
+        }
+    }
 }

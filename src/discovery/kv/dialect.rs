@@ -22,6 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde_json::Value;
 
 use super::json::{Fields, whole_number};
+use crate::config::providers::port_of;
 use crate::config::{Address, Endpoint, Problem};
 
 /// The largest value that is read, in bytes: what says where an instance is, is short.
@@ -88,8 +89,7 @@ fn in_url(text: &str) -> Result<Instance, Problem> {
         _ => return Err(is_not()),
     };
     let authority = uri.authority().ok_or_else(is_not)?;
-    // A port that is there and is not one, as in `http://10.0.0.1:99999`, must not become the default.
-    let port = if authority.as_str().ends_with(authority.host()) { port } else { authority.port_u16().ok_or_else(is_not)? };
+    let port = port_of(authority, port).ok_or_else(is_not)?;
     let address = address(&format!("{}:{port}", authority.host()))?;
     Ok(Instance { endpoint: Endpoint::new(address), scheme: Some(scheme) })
 }
