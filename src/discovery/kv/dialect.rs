@@ -46,6 +46,13 @@ pub enum Scheme {
     Https,
 }
 
+impl Instance {
+    /// Whether it is reached by TLS. One that says nothing is not.
+    pub(super) fn speaks_tls(&self) -> bool {
+        self.scheme == Some(Scheme::Https)
+    }
+}
+
 /// Reads the value of an instance in any dialect. None: the value says that the instance takes no traffic.
 ///
 /// # Errors

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::dialect::{Instance, Scheme};
+use super::dialect::Instance;
 use super::objects::{self, Objects, is_equal};
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::providers::RouteTemplate;
@@ -246,8 +246,15 @@ impl Backend {
         settings.or_else(|| self.instances.values().next().map(|instance| &instance.origin))
     }
 
+    /// Whether most instances speak TLS. One that was written by mistake must not take the others away.
+    fn speaks_tls(&self) -> bool {
+        let instances = self.instances.values().filter_map(|entry| entry.value.as_ref().ok()?.as_ref());
+        let (encrypted, plain): (Vec<_>, Vec<_>) = instances.partition(|instance| instance.speaks_tls());
+        encrypted.len() > plain.len()
+    }
+
     fn upstream(&self, name: &Name, host: &HostHeader) -> UpstreamEntry {
-        let speaks_tls = self.instances.values().any(|entry| scheme(entry) == Some(Scheme::Https));
+        let speaks_tls = self.speaks_tls();
         let endpoints = self.instances.iter().filter_map(|(id, entry)| Some((id.clone(), endpoint(name, id, entry, speaks_tls)?)));
         let endpoints: BTreeMap<_, _> = endpoints.collect();
         let base = || Upstream { host: host.clone(), tls: speaks_tls.then(UpstreamTls::default), ..Upstream::default() };
@@ -274,21 +281,18 @@ impl Backend {
     }
 }
 
-fn scheme(entry: &Entry<Option<Instance>>) -> Option<Scheme> {
-    entry.value.as_ref().ok()?.as_ref()?.scheme
-}
-
 /// The endpoint of an instance. None: it takes no traffic.
 fn endpoint(upstream: &Name, id: &Name, entry: &Entry<Option<Instance>>, speaks_tls: bool) -> Option<Entry<Endpoint>> {
     let origin = entry.origin.clone();
     let value = match &entry.value {
         Ok(None) => return None,
-        Ok(Some(instance)) if speaks_tls && instance.scheme == Some(Scheme::Http) => {
+        Ok(Some(instance)) if speaks_tls != instance.speaks_tls() => {
+            let message = match speaks_tls {
+                true => "it does not say `https://`, and most instances of its upstream do",
+                false => "it says `https://`, and most instances of its upstream do not",
+            };
             let object = ObjectId { kind: Kind::Endpoint, name: format!("{upstream}/{id}") };
-            Err(Problem::error("it speaks `http://`, and others of its upstream speak `https://`")
-                .help("an upstream speaks TLS to all of its endpoints or to none")
-                .about(object)
-                .at(origin.clone()))
+            Err(Problem::error(message).help("an upstream speaks TLS to all of its endpoints or to none").about(object).at(origin.clone()))
         }
         Ok(Some(instance)) => Ok(instance.endpoint.clone()),
         Err(problem) => Err(problem.clone()),

@@ -65,6 +65,7 @@ mod tests {
     use super::*;
     use crate::config::Snapshot;
     use crate::config::providers::{Layout, LayoutKind, RouteTemplate};
+    use crate::config::snapshot::UpstreamEntry;
 
     fn tree() -> Tree {
         let route = RouteTemplate::parse(r#"Host("{name}.example.com")"#).ok();
@@ -161,16 +162,27 @@ mod tests {
     #[test]
     fn one_tls_for_all() {
         let mut tree = tree();
+        let speaks_tls = |entry: &UpstreamEntry| entry.settings.as_ref().is_some_and(|it| it.value.as_ref().unwrap().tls.is_some());
         put(&mut tree, "/services/web/1", "http://10.0.0.1:80");
         put(&mut tree, "/services/web/2", "https://10.0.0.2:443");
-        put(&mut tree, "/services/web/3", "10.0.0.3:443");
+        put(&mut tree, "/services/web/3", "10.0.0.3:80");
+        put(&mut tree, "/services/web/4", "0.0.0.0:80");
+        // One that differs takes nothing away from the others.
         let web = snapshot(&tree).upstreams["web"].clone();
-        assert!(web.settings.as_ref().unwrap().value.as_ref().unwrap().tls.is_some());
-        assert!(web.endpoints["1"].problem().unwrap().message.contains("https://"));
-        assert!(web.endpoints["2"].value.is_ok() && web.endpoints["3"].value.is_ok());
+        assert!(!speaks_tls(&web) && web.endpoints["1"].value.is_ok() && web.endpoints["3"].value.is_ok());
+        let problem = web.endpoints["2"].problem().unwrap();
+        assert!(problem.message.contains("it says `https://`") && problem.origin.as_ref().unwrap().to_string().contains("web/2"));
+        put(&mut tree, "/services/web/1", "https://10.0.0.1:443");
+        let web = snapshot(&tree).upstreams["web"].clone();
+        assert!(speaks_tls(&web) && web.endpoints["1"].value.is_ok() && web.endpoints["2"].value.is_ok());
+        assert!(web.endpoints["3"].problem().unwrap().message.contains("does not say `https://`"));
+        tree.delete(b"/services/web/1");
+        // Of one each, what is plain is reached.
+        let web = snapshot(&tree).upstreams["web"].clone();
+        assert!(!speaks_tls(&web) && web.endpoints["2"].value.is_err() && web.endpoints["3"].value.is_ok());
         tree.delete(b"/services/web/2");
         let web = snapshot(&tree).upstreams["web"].clone();
-        assert!(web.settings.is_none() && web.endpoints["1"].value.is_ok());
+        assert!(web.settings.is_none() && web.endpoints["3"].value.is_ok());
     }
 
     #[test]
