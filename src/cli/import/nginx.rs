@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use super::Input;
 use super::draft::{At, Draft, Section, anywhere, duration, inline, listen_address, predicate, table};
-use super::nginx_parts::{Scope, access, body_limit, endpoints, headers, parse_time, redirect, settings, tls, with_port};
+use super::nginx_parts::{Scope, access, body_limit, closed, endpoints, guard, headers, parse_time, redirect, settings, tls, with_port};
 use super::nginx_stream::put_stream;
 use super::nginx_text::{Directive, parse};
 
@@ -62,7 +62,6 @@ const SILENT: &[&str] = &[
     "underscores_in_headers",
     "variables_hash_max_size",
     "zone",
-    "internal",
 ];
 
 /// Read by who looks at the directive's neighbours.
@@ -97,6 +96,7 @@ const READ: &[&str] = &[
     "proxy_redirect",
     "ssl",
     "http2",
+    "internal",
 ];
 
 /// Reads files of nginx, one after the other.
@@ -393,7 +393,14 @@ impl<'a> Http<'a> {
 
     fn put_route(&mut self, target: &Target<'_>, scope: Scope<'_>, block: &[Directive], priority: i64, draft: &mut Draft) {
         let own = |name: &str| block.iter().rev().find(|directive| directive.name == name);
-        let mut middlewares = access(scope, draft);
+        let mut middlewares: Vec<Value> = match own("internal") {
+            Some(internal) => {
+                let why = "nothing leads to it from within: the route is there, and closed to everybody";
+                draft.lose(&internal.at, target.what.clone(), why);
+                vec![closed()]
+            }
+            None => guard(access(scope), draft).into_iter().collect(),
+        };
         let mut fields = Table::new();
         if let Some(answer) = own("return") {
             match redirect(answer, target.label) {
@@ -615,6 +622,49 @@ mod tests {
         assert_eq!(
             table(&text, "upstreams.db"),
             ["endpoints = [\"10.0.0.1:5432\", { address = \"10.0.0.2:5432\", backup = true }]", "proxy_protocol = \"v1\""]
+        );
+    }
+
+    #[test]
+    fn what_is_not_open_stays_so() {
+        let (text, findings) = import_text(
+            Kind::Nginx,
+            "server {\n listen 80;\n location /adm { internal; proxy_pass http://10.0.0.1; }\n \
+             location /mixed { allow 10.0.0.0/8; deny 10.0.0.1; deny all; proxy_pass http://10.0.0.1; }\n \
+             location /odd { allow unix:; deny all; proxy_pass http://10.0.0.1; }\n \
+             location /none { deny 10.0.0.1; deny all; allow all; proxy_pass http://10.0.0.1; }\n \
+             location /some { deny 10.0.0.1; proxy_pass http://10.0.0.1; }\n location /all { allow 10.0.0.1; proxy_pass http://10.0.0.1; }\n}\n",
+        );
+        let guard = |place: &str| table(&text, &format!("routes.default-{place}")).into_iter().find(|line| line.starts_with("middlewares"));
+        for place in ["adm", "mixed", "odd", "none"] {
+            assert_eq!(guard(place).as_deref(), Some("middlewares = [{ ip_deny = [\"0.0.0.0/0\", \"::/0\"] }]"), "{place}: {text}");
+        }
+        assert_eq!(guard("some").as_deref(), Some("middlewares = [{ ip_deny = [\"10.0.0.1\"] }]"));
+        assert_eq!(guard("all"), None);
+        let lost = findings.iter().filter(|finding| finding.contains("closed to everybody"));
+        assert_eq!(
+            lost.filter_map(|finding| finding.split(": ").next()).collect::<Vec<_>>(),
+            ["test:3", "test:4", "test:5"],
+            "{findings:#?}"
+        );
+    }
+
+    #[test]
+    fn streams_let_in_whom_nginx_lets_in() {
+        let (text, findings) = import_text(
+            Kind::Nginx,
+            "stream {\n deny 10.0.0.9;\n server { listen 1001; proxy_pass 10.0.0.1:1; allow 1.1.1.1; allow 10.0.0.0/8; deny all; }\n \
+             server { listen 1002; proxy_pass 10.0.0.1:1; }\n server { listen 1003; proxy_pass 10.0.0.1:1; deny all; }\n \
+             server { listen 1004; proxy_pass 10.0.0.1:1; deny 10.0.0.1; allow 10.0.0.0/8; deny all; }\n}\n",
+        );
+        let rule = |port: &str| table(&text, &format!("tcp_routes.tcp-{port}")).into_iter().find(|line| line.starts_with("match"));
+        assert_eq!(rule("1001").as_deref(), Some("match = 'ClientIp(\"1.1.1.1\", \"10.0.0.0/8\")'"), "{text}");
+        assert_eq!(rule("1002").as_deref(), Some("match = '!ClientIp(\"10.0.0.9\")'"), "{text}");
+        assert!(!text.contains("1003") && !text.contains("1004"), "{text}");
+        assert_eq!(
+            findings.iter().filter_map(|finding| finding.split(": ").next()).collect::<Vec<_>>(),
+            ["test:5", "test:6"],
+            "{findings:#?}"
         );
     }
 

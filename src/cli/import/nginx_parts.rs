@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use nuncio::rule::Rule;
 use toml::{Table, Value};
 
-use super::draft::{Draft, duration, endpoint_value, inline};
+use super::draft::{At, Draft, duration, endpoint_value, inline, predicate};
 use super::nginx_text::Directive;
 
 /// Blocks from the outermost to the innermost, in which what is said further inside counts.
@@ -116,31 +117,52 @@ pub(super) fn tls(fields: &mut Table, certificate: Option<&str>, server: &Direct
     }
 }
 
-/// `allow` and `deny`, of which the first that fits counts.
-pub(super) fn access(scope: Scope<'_>, draft: &mut Draft) -> Vec<Value> {
-    let rules: Vec<&Directive> = scope
-        .0
-        .iter()
-        .rev()
-        .find_map(|block| {
-            let rules: Vec<&Directive> = block.iter().filter(|directive| matches!(directive.name.as_str(), "allow" | "deny")).collect();
-            (!rules.is_empty()).then_some(rules)
-        })
-        .unwrap_or_default();
-    let Some(last) = rules.last() else { return Vec::new() };
-    let networks = |name: &str| -> Vec<Value> {
-        rules.iter().filter(|rule| rule.name == name && rule.argument(0) != "all").map(|rule| Value::from(rule.argument(0))).collect()
-    };
-    let (allowed, denied) = (networks("allow"), networks("deny"));
-    match (last.name.as_str(), last.argument(0), allowed.is_empty(), denied.is_empty()) {
-        ("deny", "all", false, true) => vec![inline([("ip_allow", allowed.into())])],
-        (_, _, true, false) => vec![inline([("ip_deny", denied.into())])],
-        ("allow", "all", true, true) => Vec::new(),
-        _ => {
-            draft.lose(&last.at, "allow and deny", "write `ip_allow` or `ip_deny`: lists of both do not mix");
-            Vec::new()
+/// Who is let in.
+pub(super) enum Access {
+    /// These networks. None: nobody.
+    Only(Vec<String>),
+    /// All but these networks. None: everybody.
+    AllBut(Vec<String>),
+    /// What no such list says, from here on.
+    Mixed(At),
+}
+
+/// `allow` and `deny`, of which the first that fits counts. Whom none fits is let in.
+pub(super) fn access(scope: Scope<'_>) -> Access {
+    let is_rule = |directive: &&Directive| matches!(directive.name.as_str(), "allow" | "deny");
+    let of_block = |block: &&'_ [Directive]| block.iter().filter(is_rule).cloned().collect::<Vec<_>>();
+    let rules = scope.0.iter().rev().map(of_block).find(|rules| !rules.is_empty()).unwrap_or_default();
+    let listed: Vec<&Directive> = rules.iter().take_while(|rule| rule.argument(0) != "all").collect();
+    let denies_others = rules.get(listed.len()).is_some_and(|rule| rule.name == "deny");
+    let of = |name: &str| listed.iter().filter(|rule| rule.name == name).map(|rule| rule.argument(0).to_owned()).collect::<Vec<_>>();
+    let (allowed, denied) = (of("allow"), of("deny"));
+    let is_network = |rule: &Directive| Rule::parse(&predicate("ClientIp", [rule.argument(0)])).is_ok();
+    let strange = listed.iter().find(|rule| !is_network(rule) || (!allowed.is_empty() && !denied.is_empty()));
+    match strange {
+        Some(strange) => Access::Mixed(strange.at.clone()),
+        None if denies_others => Access::Only(allowed),
+        None => Access::AllBut(denied),
+    }
+}
+
+/// The middleware that lets in who is let in. None: everybody is. Where that cannot be said, nobody is.
+pub(super) fn guard(access: Access, draft: &mut Draft) -> Option<Value> {
+    match access {
+        Access::AllBut(denied) if denied.is_empty() => None,
+        Access::AllBut(denied) => Some(inline([("ip_deny", denied.into())])),
+        Access::Only(allowed) if allowed.is_empty() => Some(closed()),
+        Access::Only(allowed) => Some(inline([("ip_allow", allowed.into())])),
+        Access::Mixed(at) => {
+            let why = "the route is closed to everybody until you write `ip_allow` or `ip_deny` in place of its `ip_deny`: lists of both do not mix";
+            draft.lose(&at, "allow and deny", why);
+            Some(closed())
         }
     }
+}
+
+/// Lets nobody in. A route that is left out would leave its requests to a wider one, which may be open.
+pub(super) fn closed() -> Value {
+    inline([("ip_deny", vec!["0.0.0.0/0", "::/0"].into())])
 }
 
 pub(super) fn body_limit(scope: Scope<'_>, draft: &mut Draft) -> Option<Value> {

@@ -2,9 +2,9 @@
 
 use toml::{Table, Value};
 
-use super::draft::{Draft, Section, duration, inline, listen_address, table};
+use super::draft::{Draft, Section, duration, inline, listen_address, predicate, table};
 use super::nginx::report;
-use super::nginx_parts::{endpoints, parse_time};
+use super::nginx_parts::{Access, Scope, access, endpoints, parse_time};
 use super::nginx_text::Directive;
 
 /// TCP: each server a listener with one upstream.
@@ -15,6 +15,13 @@ pub(super) fn put_stream(stream: &Directive, draft: &mut Draft) {
         let (Some(pass), listens) = (server.last("proxy_pass"), server.all("listen").collect::<Vec<_>>()) else {
             draft.lose(&server.at, "server", "it has no `proxy_pass`");
             continue;
+        };
+        let clients = match clients(access(Scope(&[&stream.block, &server.block]))) {
+            Ok(clients) => clients,
+            Err(why) => {
+                draft.lose(&server.at, server.text(), why);
+                continue;
+            }
         };
         if pass.argument(0).contains('$') {
             draft.lose(&pass.at, pass.text(), "variables say where to: give each upstream a listener");
@@ -47,10 +54,25 @@ pub(super) fn put_stream(stream: &Directive, draft: &mut Draft) {
             let fields = table([("address", address.as_str().into()), ("protocol", "tcp".into())]);
             let listener = draft.add(Section::Listeners, &format!("tcp-{port}"), &listen.at, &listen.text(), fields);
             let mut route = table([("listener", listener.as_str().into()), ("upstream", name.as_str().into())]);
+            route.extend(clients.iter().map(|rule| ("match".to_owned(), rule.as_str().into())));
             if let Some(time) = server.last("proxy_timeout").and_then(|time| parse_time(time.argument(0))) {
                 route.insert("idle_timeout".into(), duration(time));
             }
             draft.add(Section::TcpRoutes, &listener, &pass.at, &pass.text(), route);
+        }
+    }
+}
+
+/// The rule of the clients that are let in. None: all of them.
+fn clients(access: Access) -> Result<Option<String>, &'static str> {
+    let of = |networks: &[String]| predicate("ClientIp", networks.iter().map(String::as_str));
+    match access {
+        Access::AllBut(denied) if denied.is_empty() => Ok(None),
+        Access::AllBut(denied) => Ok(Some(format!("!{}", of(&denied)))),
+        Access::Only(allowed) if allowed.is_empty() => Err("it lets nobody in, and is left out"),
+        Access::Only(allowed) => Ok(Some(of(&allowed))),
+        Access::Mixed(_) => {
+            Err("its lists of `allow` and `deny` mix, and it is left out: write a TCP route with `ClientIp` in its `match`")
         }
     }
 }
