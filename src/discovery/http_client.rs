@@ -424,6 +424,12 @@ pub(crate) struct HttpError {
 }
 
 impl HttpError {
+    /// Without the query of the URL, where that may hold a secret.
+    pub(super) fn without_query(self) -> Self {
+        let doing = self.doing.split_once('?').map(|(before, _)| format!("{before}?…"));
+        Self { doing: doing.unwrap_or(self.doing), cause: self.cause }
+    }
+
     /// Whether the answer, or the rest of it, just did not come in time.
     pub(super) fn is_timeout(&self) -> bool {
         matches!(self.cause, Cause::TimedOut(_))

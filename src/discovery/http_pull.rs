@@ -90,7 +90,7 @@ impl HttpProvider {
             let asked_at = Instant::now();
             let answer = self.ask(&mut aside).await;
             let taken = answer.and_then(|answer| self.take(answer, publisher));
-            let is_changed = taken.map_err(|cause| ProviderError { doing: format!("get {}", self.config.url), cause: cause.into() })?;
+            let is_changed = taken.map_err(|cause| ProviderError { doing: format!("get {}", self.config.shown()), cause: cause.into() })?;
             tokio::time::sleep_until(asked_at + self.interval(is_changed, asked_at.elapsed(), random())).await;
         }
     }
@@ -116,9 +116,9 @@ impl HttpProvider {
         }
         let head_limit = self.config.wait.map_or(HEAD_TIMEOUT, |wait| wait + WAIT_SLACK);
         let path = self.config.parts().1;
-        Ok(aside
-            .ask_with(&Question { method: Method::GET, path, fields: &fields, body: Bytes::new(), limits: [head_limit, BODY_TIMEOUT] })
-            .await?)
+        let limits = [head_limit, BODY_TIMEOUT];
+        let answer = aside.ask_with(&Question { method: Method::GET, path, fields: &fields, body: Bytes::new(), limits }).await;
+        Ok(answer.map_err(HttpError::without_query)?)
     }
 
     /// Takes over an answer. Whether the document is another.
@@ -162,7 +162,7 @@ impl HttpProvider {
     }
 
     fn decode(&self, answer: &Answer) -> Result<Snapshot, Vec<Problem>> {
-        let path = Arc::new(PathBuf::from(&self.config.url));
+        let path = Arc::new(PathBuf::from(self.config.shown()));
         let start = Origin { provider: self.name.clone(), place: Place::File { file: path.clone(), line: 1, column: 1 } };
         let text = std::str::from_utf8(&answer.body)
             .map_err(|error| vec![Problem::error(format!("it is not UTF-8 after byte {}", error.valid_up_to())).at(start)])?;
@@ -217,7 +217,7 @@ impl Provider for HttpProvider {
     }
 
     fn source(&self) -> Option<String> {
-        Some(format!("http {}", self.config.url))
+        Some(format!("http {}", self.config.shown()))
     }
 
     fn watch<'a>(&'a mut self, publisher: &'a dyn Publisher) -> Pin<Box<dyn Future<Output = Result<(), ProviderError>> + Send + 'a>> {
@@ -242,6 +242,23 @@ mod tests {
         check("text/plain", "/a.toml", "{", Format::Toml);
         check("text/plain", "/config", " {", Format::Json);
         check("text/plain", "/config", "[routes.a]", Format::Toml);
+    }
+
+    #[tokio::test]
+    async fn the_query_is_never_shown() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = HttpConfig::of_url(&format!("http://{}/a.toml?sig=geheim", listener.local_addr().unwrap()));
+        let provider = HttpProvider::new(Name::literal("http"), config);
+        let answer = Answer { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::from_static(b"[routes.a]\nmatch = 1") };
+        let snapshot = provider.decode(&answer).unwrap();
+        let said = format!("{:?} {snapshot:?}", provider.source());
+        assert!(said.contains("/a.toml?…") && !said.contains("geheim"), "{said}");
+        // Whoever listens there closes the connection.
+        let closes = std::thread::spawn(move || drop(listener.accept()));
+        let mut aside = Aside::new(provider.config.parts().0, None, Credentials::default());
+        let error = provider.ask(&mut aside).await.unwrap_err().to_string();
+        closes.join().unwrap();
+        assert!(error.contains("/a.toml?…: ") && !error.contains("geheim"), "{error}");
     }
 
     #[test]
