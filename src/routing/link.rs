@@ -9,7 +9,6 @@ use rustls::server::danger::ClientCertVerifier;
 use super::certificates::{BySni, Certificate};
 use super::compile::Context;
 use super::conflict::Conflict;
-use super::endpoint::Endpoint;
 use super::identity::client_verifier;
 use super::in_order::InOrder;
 use super::index::{self, Index};
@@ -17,16 +16,14 @@ use super::listener::Listener;
 use super::route::{Route, Target, TcpRoute};
 use super::table::{ClientRoots, InlineStep, Object, Objects, OwnSteps, RoutingTable, Settled};
 use super::tcp_routes::TcpRoutes;
-use super::udp_route::UdpRoute;
-use super::upstream::{Transport, Upstream};
+use super::udp_route::{UdpRoute, unfit_for_datagrams, unix_endpoint};
+use super::upstream::Upstream;
 use crate::config::listener::{ListenerProtocol, ListenerTls, TlsVersion};
 use crate::config::problem::{Kind, ObjectId};
 use crate::config::{self, Entry, MiddlewareRef, Origin, Problem};
 use crate::metrics::{RouteMetrics, TcpRouteMetrics, UdpRouteMetrics};
 use crate::middleware::{Middleware, Step};
 use crate::names::Name;
-use crate::proxy_protocol::Version;
-use crate::socket::SocketAddress;
 use crate::suggest;
 
 /// How many missing names are compared with those that are there. More of them are not misspelt: something is missing as a whole.
@@ -382,30 +379,6 @@ impl Target {
             _ => false,
         }
     }
-}
-
-/// Why an upstream cannot be sent datagrams as it is set.
-fn unfit_for_datagrams(target: &Target) -> Option<String> {
-    let Target::Upstream(upstream) = target else { return None };
-    let reason = match &*upstream.transport {
-        Transport { tls: Some(_), .. } => "speaks TLS, which there is none of for datagrams",
-        Transport { proxy_protocol: Some(Version::V1), .. } => "has `proxy_protocol = \"v1\"`, which has no form for datagrams: \"v2\" has",
-        _ if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(|endpoint| is_unix(endpoint)) => {
-            "has unix sockets as endpoints, which take no datagrams: give it IP addresses"
-        }
-        _ => return None,
-    };
-    Some(format!("upstream `{}` {reason}", upstream.name))
-}
-
-/// The first endpoint of a target that no datagram can be sent to.
-fn unix_endpoint(target: &Target) -> Option<&SocketAddress> {
-    let Target::Upstream(upstream) = target else { return None };
-    upstream.endpoints.iter().find(|endpoint| is_unix(endpoint)).map(|endpoint| &endpoint.address)
-}
-
-fn is_unix(endpoint: &Endpoint) -> bool {
-    endpoint.address.ip().is_none()
 }
 
 fn changed<'a>(now: &Upstreams, before: &'a Upstreams) -> HashSet<&'a Name> {

@@ -3,14 +3,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::endpoint::{Health, Lease};
+use super::endpoint::{Endpoint, Health, Lease};
 use super::route::Target;
-use super::upstream::{PickRequest, Upstream, tiers};
+use super::upstream::{PickRequest, Transport, Upstream, tiers};
 use crate::balance::{HashKey, Policy, Tiers};
 use crate::config;
 use crate::config::udp_route::Affinity;
 use crate::metrics::UdpRouteMetrics;
 use crate::names::Name;
+use crate::proxy_protocol::Version;
+use crate::socket::SocketAddress;
 
 /// One UDP route of one table. Its sessions ask the newest one with each datagram.
 #[derive(Debug)]
@@ -74,4 +76,28 @@ impl UdpRoute {
 
 fn ring(upstream: &Upstream) -> Tiers {
     tiers(&Policy::Hash(HashKey::ClientIp), &upstream.endpoints)
+}
+
+/// Why an upstream cannot be sent datagrams as it is set.
+pub(super) fn unfit_for_datagrams(target: &Target) -> Option<String> {
+    let Target::Upstream(upstream) = target else { return None };
+    let reason = match &*upstream.transport {
+        Transport { tls: Some(_), .. } => "speaks TLS, which there is none of for datagrams",
+        Transport { proxy_protocol: Some(Version::V1), .. } => "has `proxy_protocol = \"v1\"`, which has no form for datagrams: \"v2\" has",
+        _ if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(|endpoint| is_unix(endpoint)) => {
+            "has unix sockets as endpoints, which take no datagrams: give it IP addresses"
+        }
+        _ => return None,
+    };
+    Some(format!("upstream `{}` {reason}", upstream.name))
+}
+
+/// The first endpoint of a target that no datagram can be sent to.
+pub(super) fn unix_endpoint(target: &Target) -> Option<&SocketAddress> {
+    let Target::Upstream(upstream) = target else { return None };
+    upstream.endpoints.iter().find(|endpoint| is_unix(endpoint)).map(|endpoint| &endpoint.address)
+}
+
+fn is_unix(endpoint: &Endpoint) -> bool {
+    endpoint.address.ip().is_none()
 }
