@@ -222,10 +222,9 @@ impl<'de> Deserialize<'de> for Endpoint {
 }
 
 fn deserialize_weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
-    match u16::deserialize(deserializer)? {
-        weight @ 0..=Endpoint::WEIGHT_MAX => Ok(weight),
-        weight => Err(serde::de::Error::custom(format!("weight {weight} is greater than {}", Endpoint::WEIGHT_MAX))),
-    }
+    let weight = i64::deserialize(deserializer)?;
+    let fits = u16::try_from(weight).ok().filter(|weight| *weight <= Endpoint::WEIGHT_MAX);
+    fits.ok_or_else(|| serde::de::Error::custom(format!("weight {weight} is out of range: it is from 0 to {}", Endpoint::WEIGHT_MAX)))
 }
 
 /// What is spoken to the endpoints.
@@ -493,7 +492,10 @@ mod tests {
         assert_eq!(check(r#""app.internal:80""#), Ok(Endpoint::new(Address::parse("app.internal:80").unwrap())));
         assert!(check(r#""10.0.0.1""#).unwrap_err().contains("not an IP address or name with a port"));
         assert!(check(r#""0.0.0.0:80""#).unwrap_err().contains("cannot be connected to"));
-        assert!(check(r#"{"address":"10.0.0.1:80","weight":1001}"#).unwrap_err().contains("greater than 1000"));
+        for weight in ["1001", "-1", "70000"] {
+            let error = check(&format!(r#"{{"address":"10.0.0.1:80","weight":{weight}}}"#)).unwrap_err();
+            assert!(error.contains(&format!("weight {weight} is out of range: it is from 0 to 1000")), "{error}");
+        }
         assert!(check(r#"{"address":"10.0.0.1:80","wieght":1}"#).unwrap_err().contains("unknown field"));
     }
 
