@@ -182,6 +182,7 @@ pub mod rule;
 pub mod server;
 pub mod socket;
 mod suggest;
+mod tls_error;
 
 pub use config::RoutingConfig;
 pub use names::Name;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// ```
 const LAYERS: &[&[&str]] = &[
     &["names", "socket"],
-    &["access", "backoff", "duration", "metrics", "network", "proxy_protocol", "suggest"],
+    &["access", "backoff", "duration", "metrics", "network", "proxy_protocol", "suggest", "tls_error"],
     &["balance", "middleware", "rule"],
     &["config"],
     &["routing"],

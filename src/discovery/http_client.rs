@@ -446,7 +446,7 @@ enum Cause {
     Path(http::uri::InvalidUri),
     #[error("{0}")]
     Connect(io::Error),
-    #[error("TLS: {0}")]
+    #[error("TLS: {}", crate::tls_error::told(.0))]
     Handshake(io::Error),
     #[error("TLS: {0}")]
     Tls(String),

@@ -50,7 +50,7 @@ impl From<io::Error> for Failure {
             io::ErrorKind::ConnectionRefused => "refused".into(),
             io::ErrorKind::ConnectionReset => "reset".into(),
             io::ErrorKind::UnexpectedEof => "closed".into(),
-            _ => error.to_string(),
+            _ => crate::tls_error::told(&error),
         })
     }
 }

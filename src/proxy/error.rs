@@ -96,7 +96,7 @@ pub(crate) fn plain(status: StatusCode) -> Response<Bytes> {
 pub(crate) enum ConnectError {
     #[error("connect: {0}")]
     Tcp(#[source] io::Error),
-    #[error("TLS handshake: {0}")]
+    #[error("TLS handshake: {}", crate::tls_error::told(.0))]
     Tls(#[source] io::Error),
     #[error("HTTP handshake: {0}")]
     Http(#[source] hyper::Error),

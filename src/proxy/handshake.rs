@@ -12,6 +12,7 @@ use super::listener::ListenerHandle;
 use super::stream;
 use super::worker::Worker;
 use crate::routing::listener::Listener;
+use crate::tls_error;
 
 /// How a client's handshake ended. None: it took too long.
 type Ended<S> = Option<Result<TlsStream<S>, (io::Error, S)>>;
@@ -46,7 +47,8 @@ async fn failed<S: AsyncRead + AsyncWrite + Unpin>(
     if listener.settings.tls.as_ref().is_none_or(|tls| tls.client_auth.is_none()) {
         return unfinished(handle, peer, &error);
     }
-    handle.refuse(worker, "client_refused", format_args!("refused {peer}: TLS handshake: {error}{}", explain(&error)));
+    let why = format_args!("refused {peer}: TLS handshake: {}{}", tls_error::told(&error), explain(&error));
+    handle.refuse(worker, "client_refused", why);
     stream::linger(stream).await;
 }
 
