@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::context::context;
+use super::overlap::overlaps;
 use super::pem::PemFiles;
 use crate::config::decode::FileConfig;
 use crate::config::problem::Severity;
@@ -80,6 +81,7 @@ pub fn check(config: &FileConfig, is_alone: bool) -> io::Result<Checked> {
     let table = compile(&snapshot, &RoutingTable::default(), &context);
     let mut problems: Vec<Problem> = config.problems.iter().chain(&table.problems).cloned().collect();
     problems.extend(sticky_key(&config.server).err().map(|message| about_server(config, message)));
+    problems.extend(overlaps(&config.snapshot.listeners));
     if !is_alone {
         problems.iter_mut().filter(|problem| problem.is_dangling).for_each(excuse);
     }

@@ -9,6 +9,7 @@
 //! | `context` | what compiling needs beside the configuration |
 //! | `hosts` | the names among endpoints, followed as they change |
 //! | `merge` | the snapshots of all providers → one |
+//! | `overlap` | listeners that want the same address |
 //! | `pem` | the files that certificates name, read and watched |
 //! | `providers` | how providers are doing, in numbers |
 //! | `sockets` | the addresses we accept on, as the table wants them |
@@ -37,6 +38,7 @@ pub mod check;
 mod context;
 mod hosts;
 mod merge;
+mod overlap;
 mod pem;
 mod providers;
 mod sockets;
