@@ -395,6 +395,8 @@ upstream = 'a'
         assert_eq!(problem.help.as_deref(), Some("did you mean `Sni`?"));
         let problem = rule("Path(\"/\")", "`Path` asks about a request, and this rule is about connections", "Path", 10);
         assert_eq!(problem.help.as_deref(), Some("there are ClientIp, Sni, Alpn, ClientCert"));
+        let problem = rule("Sni(\"*.a.*\")", "`*` stands only for the first labels of a host: `*.a.com`", "\"*.a.*\"", 14);
+        assert_eq!(problem.help, None, "`HostRegexp` is for requests");
         rule("Sni()", "`Sni` takes at least 1 argument, found 0", "Sni()", 10);
     }
 

@@ -108,12 +108,7 @@ pub(crate) static PREDICATES: [Syntax; 13] = [
     },
     Syntax { name: "Query", about: &[Subject::Request], arity: 1..=2, build: parameter },
     Syntax { name: "ClientIp", about: &[Subject::Request, Subject::Connection], arity: 1..=usize::MAX, build: networks },
-    Syntax {
-        name: "Sni",
-        about: &[Subject::Connection],
-        arity: 1..=usize::MAX,
-        build: |list| any_of(list, |text| HostPattern::parse(text).map(Predicate::Host)),
-    },
+    Syntax { name: "Sni", about: &[Subject::Connection], arity: 1..=usize::MAX, build: |list| any_of(list, server_name) },
     Syntax { name: "Alpn", about: &[Subject::Connection], arity: 1..=usize::MAX, build: protocols },
     Syntax { name: "ClientCert", about: &[Subject::Request, Subject::Connection], arity: 1..=usize::MAX, build: identities },
 ];
@@ -121,6 +116,11 @@ pub(crate) static PREDICATES: [Syntax; 13] = [
 fn any_of(arguments: &[Argument], parse: fn(&str) -> Result<Predicate, Invalid>) -> Result<Expr, RuleError> {
     let predicates = arguments.iter().map(|argument| argument.parse(parse).map(Expr::from)).collect::<Result<_, _>>()?;
     Ok(Expr::or(predicates))
+}
+
+/// A host as those of requests. What helps those does not help here: there are no regular expressions, and one listener.
+fn server_name(text: &str) -> Result<Predicate, Invalid> {
+    HostPattern::parse(text).map(Predicate::Host).map_err(|invalid| Invalid { help: None, ..invalid })
 }
 
 fn methods(arguments: &[Argument]) -> Result<Expr, RuleError> {
