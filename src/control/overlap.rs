@@ -30,9 +30,11 @@ pub(super) fn overlaps(listeners: &Section<Listener>) -> Vec<Problem> {
 #[derive(Default)]
 struct Taken<'a> {
     unix: BTreeMap<&'a UnixPath, &'a Name>,
-    /// By whether it is one of UDP, whether it is one of IPv6, and the port.
-    ports: BTreeMap<(bool, bool, u16), Vec<(IpAddr, &'a Name)>>,
+    ports: BTreeMap<Port, Vec<(IpAddr, &'a Name)>>,
 }
+
+/// Whether it is one of UDP, whether it is one of IPv6, and its number.
+type Port = (bool, bool, u16);
 
 impl<'a> Taken<'a> {
     /// Notes what a listener has. The first of its addresses that another one has before it, and which that is.

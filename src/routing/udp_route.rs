@@ -84,7 +84,7 @@ pub(super) fn unfit_for_datagrams(target: &Target) -> Option<String> {
     let reason = match &*upstream.transport {
         Transport { tls: Some(_), .. } => "speaks TLS, which there is none of for datagrams",
         Transport { proxy_protocol: Some(Version::V1), .. } => "has `proxy_protocol = \"v1\"`, which has no form for datagrams: \"v2\" has",
-        _ if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(|endpoint| is_unix(endpoint)) => {
+        _ if !upstream.endpoints.is_empty() && upstream.endpoints.iter().all(is_unix) => {
             "has unix sockets as endpoints, which take no datagrams: give it IP addresses"
         }
         _ => return None,
