@@ -24,7 +24,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hang_up.recv() => tracing::info!("SIGHUP: files are watched, and logs that were moved away are opened anew; nothing to do"),
+                _ = self.hang_up.recv() => tracing::info!("SIGHUP: files are watched, the access log too; nothing to reload"),
             }
         }
     }
